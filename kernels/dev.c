@@ -1,0 +1,339 @@
+#include "kernels/dev.h"
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/backend.h"
+#include "kernels/isa.h"
+#include "qjob/base/buf.h"
+#include "qjob/base/err.h"
+#include "qjob/base/mem.h"
+
+/* Where a backend may lie, relative to the program's folder; first found, first taken. */
+static const char *const places[] = {
+	".",
+	"../lib/qjob",
+#if defined(__x86_64__)
+	"../lib/x86_64-linux-gnu/qjob",
+#elif defined(__aarch64__)
+	"../lib/aarch64-linux-gnu/qjob",
+#endif
+	"../lib64/qjob",
+};
+
+/* ---- finding the library ---- */
+
+static bool
+is_file(struct buf *tried, const char *folder, const char *place, const char *file, struct buf *path)
+{
+	buf_clear(path);
+	buf_puts(path, folder);
+	if (strcmp(place, ".") != 0)
+		buf_printf(path, "/%s", place);
+	buf_printf(tried, "%s%s", tried->n > 0 ? ", " : "", buf_text(path));
+	buf_printf(path, "/%s", file);
+	return access(buf_text(path), R_OK) == 0;
+}
+
+static int
+own_folder(char *folder, size_t size)
+{
+	ssize_t n = readlink("/proc/self/exe", folder, size - 1);
+	char *slash;
+
+	if (n < 0)
+		return err_sys("/proc/self/exe");
+	folder[n] = '\0';
+	slash = strrchr(folder, '/');
+	if (slash)
+		*slash = '\0';
+	return E_OK;
+}
+
+static int
+find_library(struct buf *path, const char *file)
+{
+	const char *set = getenv("QJOB_BACKENDS");
+	struct buf tried = {0};
+	char folder[PATH_MAX];
+	size_t i;
+	int e = E_OK;
+
+	if (set && set[0] && is_file(&tried, set, ".", file, path))
+		goto done;
+	e = own_folder(folder, sizeof(folder));
+	for (i = 0; e == E_OK && i < sizeof(places) / sizeof(places[0]); i++) {
+		if (is_file(&tried, folder, places[i], file, path))
+			goto done;
+	}
+	if (e == E_OK)
+		e = err_set(E_SYS, "%s was not found in %s; set QJOB_BACKENDS to the folder that holds it", file, buf_text(&tried));
+done:
+	buf_release(&tried);
+	return e;
+}
+
+/* ---- loading it ---- */
+
+/* A variable of the environment while a library loads. */
+struct variable {
+	const char *name;
+	char *before;
+};
+
+static struct variable
+variable_set(const char *name, const char *value)
+{
+	struct variable v = {name, mem_text(getenv(name))};
+
+	if (value)
+		setenv(name, value, 1);
+	return v;
+}
+
+static void
+variable_restore(struct variable *v)
+{
+	if (v->before)
+		setenv(v->name, v->before, 1);
+	else
+		unsetenv(v->name);
+	free(v->before);
+}
+
+/* OpenBLAS reads its kernels and its threads from the environment, once, while it is loaded.  The library stays for the life
+ * of the process: OpenMP's threads do not survive its unloading. */
+static int
+load(void **library, const char *path, const struct isa *isa)
+{
+	struct variable core = variable_set("OPENBLAS_CORETYPE", isa->openblas);
+	struct variable threads = variable_set("OPENBLAS_NUM_THREADS", "1");
+	int e = E_OK;
+
+	*library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+	if (!*library)
+		e = err_set(E_SYS, "%s", dlerror());
+	variable_restore(&threads);
+	variable_restore(&core);
+	return e;
+}
+
+static int
+load_backend(void **library, const struct backend **be, const char *kind, const struct isa *isa)
+{
+	struct buf path = {0};
+	char file[64];
+	backend_entry *entry;
+	int e;
+
+	snprintf(file, sizeof(file), "libqjob-%s.so", kind);
+	e = find_library(&path, file);
+	if (e == E_OK)
+		e = load(library, buf_text(&path), isa);
+	buf_release(&path);
+	if (e != E_OK)
+		return err_in(e, "%s backend", kind);
+	*(void **)&entry = dlsym(*library, "qjob_backend");
+	*be = entry ? entry() : NULL;
+	if (!*be || (*be)->abi != BACKEND_ABI) {
+		dlclose(*library);
+		return err_set(E_SYS, "%s backend: %s belongs to another version of qjob", kind, file);
+	}
+	return E_OK;
+}
+
+/* Checks the options and loads what they name; options come out with the instruction set named. */
+static int
+choose(void **library, const struct backend **be, struct dev_options *o)
+{
+	const struct isa *isa;
+	const char *name = o->name ? o->name : "auto";
+	int e;
+
+	if (strncmp(name, "cuda", 4) == 0 && (name[4] == '\0' || name[4] == ':'))
+		return err_set(E_USE, "device %s: no cuda backend in this build", name);
+	if (strcmp(name, "auto") != 0 && strcmp(name, "cpu") != 0)
+		return err_set(E_USE, "device %s is not one of auto, cpu, cuda, cuda:N", name);
+	if (o->threads < 0)
+		return err_set(E_USE, "threads: %d is negative", o->threads);
+	e = isa_find(&isa, o->isa);
+	if (e != E_OK)
+		return e;
+	o->name = "cpu";
+	o->isa = isa->name;
+	return load_backend(library, be, "cpu", isa);
+}
+
+/* ---- devices ---- */
+
+int
+dev_open(struct dev **d, const struct dev_options *options)
+{
+	struct dev_options o = *options;
+	const struct backend *be;
+	void *library;
+	int e;
+
+	*d = NULL;
+	e = choose(&library, &be, &o);
+	if (e != E_OK)
+		return e;
+	*d = mem_new(1, sizeof(**d));
+	(*d)->be = be;
+	(*d)->library = library;
+	snprintf((*d)->name, sizeof((*d)->name), "%s", o.name);
+	if (be->open(*d, &o) == 0) {
+		(*d)->math = be->math(*d, MATH_AUTO);
+		return E_OK;
+	}
+	e = err_set((*d)->status, "device %s: %s", o.name, (*d)->why);
+	dlclose(library);
+	free(*d);
+	*d = NULL;
+	return e;
+}
+
+void
+dev_close(struct dev *d)
+{
+	if (!d)
+		return;
+	d->be->close(d);
+	dlclose(d->library);
+	free(d);
+}
+
+int
+dev_facts(const struct dev_options *options, char *text, size_t size)
+{
+	struct dev_options o = *options;
+	const struct backend *be;
+	void *library;
+	size_t n = strlen(text);
+	int e = choose(&library, &be, &o);
+
+	if (e != E_OK)
+		return e;
+	if (be->facts(&o, text + n, size - n) != 0) {
+		e = err_set(E_SYS, "device %s: %s", o.name, text + n);
+		text[n] = '\0';
+	}
+	dlclose(library);
+	return e;
+}
+
+int
+dev_status(struct dev *d)
+{
+	d->be->wait(d);
+	return d->status < 0 ? err_set(d->status, "%s", d->why) : E_OK;
+}
+
+bool
+dev_failed(const struct dev *d)
+{
+	return d->status < 0;
+}
+
+const char *
+dev_name(const struct dev *d)
+{
+	return d->name;
+}
+
+enum math
+dev_math(struct dev *d, enum math math)
+{
+	d->math = d->be->math(d, math);
+	return d->math;
+}
+
+/* ---- memory ---- */
+
+static bool
+bytes_of(size_t *bytes, const struct mat *m)
+{
+	if (m->rows < 0 || m->cols < 0)
+		return false;
+	if (__builtin_mul_overflow((size_t)m->rows, (size_t)m->cols, bytes))
+		return false;
+	return !__builtin_mul_overflow(*bytes, dtype_size(m->type), bytes);
+}
+
+struct mat
+dev_mat(struct dev *d, enum dtype type, int64_t rows, int64_t cols)
+{
+	struct mat m = {.rows = rows, .cols = cols, .ld = cols, .type = type};
+	char what[80];
+	size_t bytes;
+
+	snprintf(what, sizeof(what), "a matrix %s [%lld,%lld]", dtype_name(type), (long long)rows, (long long)cols);
+	if (bytes_of(&bytes, &m))
+		m.p = arena_take(d, what, bytes);
+	else
+		dev_fail(d, E_DATA, "%s is larger than any memory", what);
+	return m;
+}
+
+struct mat
+dev_zeros(struct dev *d, enum dtype type, int64_t rows, int64_t cols)
+{
+	struct mat m = dev_mat(d, type, rows, cols);
+
+	if (m.p)
+		d->be->zero(d, &m);
+	return m;
+}
+
+struct mat
+dev_view(struct dev *d, enum dtype type, int64_t rows, int64_t cols, const void *from)
+{
+	struct mat m = {.rows = rows, .cols = cols, .ld = cols, .type = type};
+
+	if (d->status < 0)
+		return m;
+	if (d->be->view(d, &m, from))
+		return m;
+	m = dev_mat(d, type, rows, cols);
+	dev_put(d, &m, from);
+	return m;
+}
+
+void
+dev_put(struct dev *d, struct mat *m, const void *from)
+{
+	if (d->status == 0 && m->p)
+		d->be->put(d, m, from);
+}
+
+void
+dev_get(struct dev *d, void *to, const struct mat *m)
+{
+	if (d->status == 0 && m->p)
+		d->be->get(d, to, m);
+}
+
+size_t
+dev_mark(const struct dev *d)
+{
+	return d->used;
+}
+
+void
+dev_release(struct dev *d, size_t mark)
+{
+	if (mark >= d->used)
+		return;
+	d->be->shrink(d, mark);
+	d->used = mark;
+}
+
+size_t
+dev_peak(const struct dev *d)
+{
+	return d->peak;
+}

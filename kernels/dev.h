@@ -1,0 +1,65 @@
+/* A device: where tensors live and where arithmetic happens.
+ *
+ * Operations (ops.h) return nothing.  The first one that fails marks the device, with a sentence
+ * saying which and why; every later one does nothing.  So a forward pass reads like the formula, and
+ * the caller asks once, at the end, whether it all worked (dev_status).
+ *
+ * Backends are libraries opened at first need (libqjob-cpu.so, libqjob-cuda.so beside the program or
+ * in ../lib/qjob): a run that computes nothing loads no linear algebra.
+ *
+ * Memory taken from a device belongs to it: dev_close frees everything, and dev_release frees what was
+ * taken since a mark.  On the CPU the arena is reserved address space; pages cost only once touched,
+ * and dev_release gives them back.
+ *
+ * Results depend on the backend, the instruction set and dev_options.math, never on the number of
+ * threads; dev_facts says what must go into a key. */
+#ifndef QJOB_KERNELS_DEV_H
+#define QJOB_KERNELS_DEV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/mat.h"
+
+struct dev;
+
+enum math {
+	MATH_AUTO,      /* MATH_BF16 where the device multiplies bf16 natively, else MATH_F32 */
+	MATH_F32,       /* products of fp32 values, fp32 accumulation */
+	MATH_BF16,      /* operands of matrix products rounded to bf16, fp32 accumulation */
+};
+
+struct dev_options {
+	const char *name;     /* "auto", "cpu", "cuda", "cuda:1"; NULL: auto */
+	const char *isa;      /* CPU: "auto", "avx2", "avx512", "avx512_bf16"...; NULL: auto */
+	int threads;          /* CPU: 0: as many as the process may use */
+	size_t memory;        /* most bytes the arena may hold; 0: what the device has */
+};
+
+int dev_open(struct dev **d, const struct dev_options *o);
+void dev_close(struct dev *d);
+int dev_status(struct dev *d);                   /* waits; 0 or the first failure, as err_set */
+const char *dev_name(const struct dev *d);       /* "cpu", "cuda:0" */
+
+/* What a given device would be, without computing: lines "device cpu\nisa avx512_core_bf16\n..." naming every
+ * library version and instruction set that can change bytes.  Opens no device and, when the answer is
+ * remembered by the caller, need not be asked at all.  Appends to text (capacity size), E_USE for an unknown name. */
+int dev_facts(const struct dev_options *o, char *text, size_t size);
+
+/* The arithmetic of matrix products from here on; MATH_AUTO is resolved and returned. */
+enum math dev_math(struct dev *d, enum math math);
+
+struct mat dev_mat(struct dev *d, enum dtype type, int64_t rows, int64_t cols);   /* uninitialised, 64-byte aligned rows start */
+struct mat dev_zeros(struct dev *d, enum dtype type, int64_t rows, int64_t cols);
+void dev_put(struct dev *d, struct mat *m, const void *from);   /* host to device; from is dense, of m's type */
+void dev_get(struct dev *d, void *to, const struct mat *m);     /* device to host, dense; waits */
+/* Host memory that outlives the call, seen as a matrix: on the CPU the bytes themselves (they must stay
+ * mapped and unchanged until the mark is released, any alignment), elsewhere a copy. */
+struct mat dev_view(struct dev *d, enum dtype type, int64_t rows, int64_t cols, const void *from);
+size_t dev_mark(const struct dev *d);
+void dev_release(struct dev *d, size_t mark);
+size_t dev_peak(const struct dev *d);             /* most bytes the arena held at once */
+bool dev_failed(const struct dev *d);
+
+#endif

@@ -1,0 +1,234 @@
+#include "tests/kernels/data.h"
+
+/* ---- token weights ---- */
+
+static void
+tokens_are_scaled_to_unit_energy(void **state)
+{
+	static const int64_t widths[] = {1, 7, 576, 1025, 2100};
+	static const enum dtype types[] = {F32, BF16};
+	struct dev *d = device(2, MATH_F32);
+	int i, k;
+
+	(void)state;
+	for (i = 0; i < 5; i++) {
+		for (k = 0; k < 2; k++) {
+			struct host x = host_new(9, widths[i], types[k], 1);
+			struct mat xm, a = dev_mat(d, F32, 1, 9);
+			int64_t t, c;
+			double *got;
+
+			memset(x.bytes + 4 * widths[i] * (int64_t)dtype_size(types[k]), 0, (size_t)widths[i] * dtype_size(types[k]));
+			xm = upload(d, &x);
+			op_token_weight(d, &a, &xm);
+			got = download(d, &a);
+			for (t = 0; t < 9; t++) {
+				double square = 0, want;
+
+				for (c = 0; c < widths[i]; c++)
+					square += x.v[t * widths[i] + c] * x.v[t * widths[i] + c] / (double)widths[i];
+				want = t == 4 ? 0 : 1 / sqrt(square);
+				assert_close("token_weight", t, got[t], want, 1e-7 * want);
+			}
+			test_free(got);
+			host_free(&x);
+		}
+	}
+	dev_close(d);
+}
+
+/* ---- second moments ---- */
+
+struct moment_case {
+	int64_t tokens, width;
+	enum dtype type;
+	enum math math;
+	bool weighted, cross;
+};
+
+/* The operand that a product sees for a value: scaled in fp32, then rounded. */
+static double
+operand(double v, double by, bool weighted, enum math math)
+{
+	float f = weighted ? (float)v * (float)by : (float)v;
+
+	return round_to((double)f, math == MATH_BF16 ? BF16 : F32);
+}
+
+static void
+check_moments(struct dev *d, const struct moment_case *c)
+{
+	struct host x = host_new(c->tokens, c->width, c->type, 1), f = host_new(c->tokens, c->width, c->type, 2);
+	struct host a = host_new(1, c->tokens, F32, 3), h = host_new(c->width, c->width, F32, 4);
+	struct mat xm = upload(d, &x), fm = upload(d, &f), am = upload(d, &a), hm = upload(d, &h);
+	int64_t i, j, t, step = c->width > 100 ? 37 : 1;
+	double *got;
+
+	dev_math(d, c->math);
+	if (c->cross)
+		op_cross(d, &hm, &fm, &xm, c->weighted ? &am : NULL);
+	else
+		op_gram(d, &hm, &xm, c->weighted ? &am : NULL);
+	got = download(d, &hm);
+	for (i = 0; i < c->width; i += step) {
+		for (j = 0; j < c->width; j++) {
+			double sum = h.v[i * c->width + j], size = fabs(sum);
+
+			for (t = 0; t < c->tokens && (c->cross || j <= i); t++) {
+				double l = x.v[t * c->width + i], p;
+
+				if (c->cross)
+					l = (double)((float)f.v[t * c->width + i] - (float)l);
+				p = operand(l, a.v[t], c->weighted, c->math) * operand(x.v[t * c->width + j], a.v[t], c->weighted, c->math);
+				sum += p;
+				size += fabs(p);
+			}
+			assert_close(c->cross ? "cross" : "gram", i * c->width + j, got[i * c->width + j], sum, 4e-6 * size);
+		}
+	}
+	test_free(got);
+	host_free(&x);
+	host_free(&f);
+	host_free(&a);
+	host_free(&h);
+	dev_release(d, 0);
+}
+
+static void
+moments_of_odd_shapes(void **state)
+{
+	static const int64_t shape[][2] = {{1, 1}, {1, 19}, {5, 257}, {300, 3}, {2049, 70}, {130, 300}};
+	static const enum math maths[] = {MATH_F32, MATH_BF16};
+	struct dev *d = device(2, MATH_F32);
+	int s, k;
+
+	(void)state;
+	for (s = 0; s < 6; s++) {
+		for (k = 0; k < 16; k++) {
+			struct moment_case c = {shape[s][0], shape[s][1], k & 1 ? BF16 : F32, maths[k >> 1 & 1], k & 4, k & 8};
+
+			check_moments(d, &c);
+		}
+	}
+	dev_close(d);
+}
+
+/* What lies above the diagonal belongs to the caller. */
+static void
+only_the_lower_triangle_is_written(void **state)
+{
+	struct dev *d = device(2, MATH_F32);
+	struct host x = host_new(40, 300, F32, 1);
+	struct mat xm = upload(d, &x), h = dev_zeros(d, F32, 300, 300);
+	double *got;
+	int i, j;
+
+	(void)state;
+	op_gram(d, &h, &xm, NULL);
+	got = download(d, &h);
+	for (i = 0; i < 300; i++) {
+		for (j = i + 1; j < 300; j++)
+			assert_true(got[i * 300 + j] == 0);
+		assert_true(got[i * 300 + i] > 0);
+	}
+	test_free(got);
+	host_free(&x);
+	dev_close(d);
+}
+
+/* The bytes of h and c after T tokens in pieces of `piece`. */
+static void
+accumulate(float *out, int threads, enum math math, int64_t piece)
+{
+	enum { T = 4500, N = 130 };
+	struct dev *d = device(threads, math);
+	struct host x = host_new(T, N, F32, 1), f = host_new(T, N, F32, 2);
+	struct mat xm = upload(d, &x), fm = upload(d, &f), a = dev_mat(d, F32, 1, T);
+	struct mat h = dev_zeros(d, F32, N, N), c = dev_zeros(d, F32, N, N);
+	int64_t from, n;
+
+	op_token_weight(d, &a, &xm);
+	for (from = 0; from < T; from += piece) {
+		struct mat xp, fp, ap;
+
+		n = T - from < piece ? T - from : piece;
+		xp = mat_rows(&xm, from, n);
+		fp = mat_rows(&fm, from, n);
+		ap = mat_cols(&a, from, n);
+		op_gram(d, &h, &xp, &ap);
+		op_cross(d, &c, &fp, &xp, &ap);
+	}
+	dev_get(d, out, &h);
+	dev_get(d, out + N * N, &c);
+	assert_good(d);
+	host_free(&x);
+	host_free(&f);
+	dev_close(d);
+}
+
+static void
+neither_threads_nor_cuts_show(void **state)
+{
+	enum { BYTES = 2 * 130 * 130 * sizeof(float) };
+	static const struct {
+		int threads;
+		int64_t piece;
+	} rows[] = {{2, 4500}, {3, 4500}, {1, 2048}, {2, 2048}, {3, 4096}};
+	static const enum math maths[] = {MATH_F32, MATH_BF16};
+	float *one = test_malloc(BYTES), *other = test_malloc(BYTES);
+	size_t i;
+	int k;
+
+	(void)state;
+	for (k = 0; k < 2; k++) {
+		accumulate(one, 1, maths[k], 4500);
+		for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+			accumulate(other, rows[i].threads, maths[k], rows[i].piece);
+			assert_memory_equal(one, other, BYTES);
+		}
+	}
+	test_free(one);
+	test_free(other);
+}
+
+static void
+mismatches_are_told(void **state)
+{
+	static const char *const text[] = {
+		"gram: h is F32 [3,5], wanted F32 [5,5]",
+		"gram: a is F32 [1,5], wanted F32 [1,3]",
+		"cross: f is F32 [5,5], wanted F32|BF16 [3,5]",
+		"token_weight: a is F32 [1,5], wanted F32 [1,3]",
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof(text) / sizeof(text[0]); i++) {
+		struct dev *d = device(1, MATH_F32);
+		struct mat x = dev_zeros(d, F32, 3, 5), h = dev_zeros(d, F32, 5, 5), a = dev_zeros(d, F32, 1, 5);
+
+		switch (i) {
+		case 0: op_gram(d, &x, &x, NULL); break;
+		case 1: op_gram(d, &h, &x, &a); break;
+		case 2: op_cross(d, &h, &h, &x, NULL); break;
+		default: op_token_weight(d, &a, &x); break;
+		}
+		assert_int_equal(dev_status(d), E_DATA);
+		assert_string_equal(err_text(), text[i]);
+		dev_close(d);
+	}
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(tokens_are_scaled_to_unit_energy),
+		cmocka_unit_test(moments_of_odd_shapes),
+		cmocka_unit_test(only_the_lower_triangle_is_written),
+		cmocka_unit_test(neither_threads_nor_cuts_show),
+		cmocka_unit_test(mismatches_are_told),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
