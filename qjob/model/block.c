@@ -1,0 +1,194 @@
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "qjob/base/err.h"
+#include "qjob/base/mem.h"
+#include "qjob/model/decoder.h"
+#include "qjob/model/load.h"
+#include "qjob/model/rope.h"
+
+enum { CHUNK_TOKENS = 2048 };
+
+int64_t
+site_width(const struct config *c, enum site s)
+{
+	switch (s) {
+	case SITE_O:    return (int64_t)c->heads * c->head_dim;
+	case SITE_DOWN: return c->I;
+	default:        return c->D;
+	}
+}
+
+int64_t
+part_rows(const struct config *c, enum part p)
+{
+	switch (p) {
+	case Q:                return (int64_t)c->heads * c->head_dim;
+	case K: case V:        return (int64_t)c->kv_heads * c->head_dim;
+	case GATE: case UP:    return c->I;
+	case EMBED: case HEAD: return c->V;
+	default:               return c->D;
+	}
+}
+
+int64_t
+chunk_sequences(int64_t seqlen)
+{
+	return seqlen < CHUNK_TOKENS ? CHUNK_TOKENS / seqlen : 1;
+}
+
+/* ---- loading ---- */
+
+static int
+load_rope(struct dev *d, struct rope *r, const struct config *c, int64_t seqlen)
+{
+	const int64_t half = c->rotary / 2;
+	float *cosines = calloc((size_t)(2 * seqlen * half), sizeof(float)), *sines = cosines + seqlen * half;
+
+	if (!cosines)
+		return err_set(E_SYS, "no memory for rotary tables of %" PRId64 " positions", seqlen);
+	rope_tables(c, seqlen, cosines, sines);
+	r->interleaved = false;
+	r->cos = dev_mat(d, F32, seqlen, half);
+	r->sin = dev_mat(d, F32, seqlen, half);
+	dev_put(d, &r->cos, cosines);
+	dev_put(d, &r->sin, sines);
+	free(cosines);
+	return 0;
+}
+
+static int
+load_site(struct dev *d, struct block *b, const struct weights *w, enum site s)
+{
+	enum part parts[4];
+	int n = site_parts(w->config.family, s, parts), r = 0;
+
+	for (int i = 0; r == 0 && i < n; i++) {
+		const struct linear_shape shape = {part_rows(&w->config, parts[i]), site_width(&w->config, s)};
+
+		r = load_linear(d, &b->linear[parts[i]], w, parts[i], b->index, shape);
+	}
+	return r;
+}
+
+int
+block_load(struct dev *d, struct block *b, const struct weights *w, int index, int64_t seqlen)
+{
+	static const enum part norms[] = {ATTN_NORM, Q_NORM, K_NORM, MLP_NORM};
+	const struct config *c = &w->config;
+	int r;
+
+	*b = (struct block){.index = index, .config = c, .window = config_windowed(c, index) ? c->window : 0};
+	r = load_rope(d, &b->rope, c, seqlen);
+	for (int s = 0; r == 0 && s < SITES; s++)
+		r = load_site(d, b, w, (enum site)s);
+	for (size_t i = 0; r == 0 && i < sizeof(norms) / sizeof(norms[0]); i++)
+		if (c->family->names[norms[i]])
+			r = load_norm(d, &b->norm[norms[i]], w, norms[i], index);
+	return r < 0 ? r : dev_status(d);
+}
+
+/* ---- running ---- */
+
+static void
+apply(struct dev *d, struct mat *y, const struct mat *x, const struct linear *l, bool add)
+{
+	op_linear(d, y, x, &l->w, l->b.p ? &l->b : NULL, add);
+}
+
+static struct mat
+project(struct dev *d, const struct mat *x, const struct linear *l)
+{
+	struct mat y = dev_mat(d, F32, x->rows, l->w.rows);
+
+	apply(d, &y, x, l, false);
+	return y;
+}
+
+static void
+attend(struct dev *d, const struct block *b, const struct mat *x_in, struct mat *x, int64_t seqlen)
+{
+	const struct config *c = b->config;
+	const struct attention a = {
+		.heads = c->heads, .kv_heads = c->kv_heads, .width = c->head_dim,
+		.scale = (float)(1 / sqrt((double)c->head_dim)), .window = b->window, .seqlen = seqlen,
+	};
+	struct mat q = project(d, x_in, &b->linear[Q]);
+	struct mat k = project(d, x_in, &b->linear[K]);
+	struct mat v = project(d, x_in, &b->linear[V]);
+
+	if (c->family->qk_norm) {
+		op_norm_heads(d, &q, &q, c->heads, &b->norm[Q_NORM]);
+		op_norm_heads(d, &k, &k, c->kv_heads, &b->norm[K_NORM]);
+	}
+	op_rope(d, &q, c->heads, &b->rope, seqlen);
+	op_rope(d, &k, c->kv_heads, &b->rope, seqlen);
+	op_attention(d, x, &q, &k, &v, &a);
+}
+
+static void
+expand(struct dev *d, const struct block *b, const struct mat *x_in, struct mat *x)
+{
+	struct mat up = project(d, x_in, &b->linear[UP]), gate;
+
+	if (!b->config->family->names[GATE]) {
+		op_act(d, x, &up, b->config->act);
+		return;
+	}
+	gate = project(d, x_in, &b->linear[GATE]);
+	op_gated(d, x, &gate, &up, b->config->act);
+}
+
+void
+block_step(struct dev *d, const struct block *b, int step, struct mat *h, const struct mat *x_in, struct mat *x, int64_t seqlen)
+{
+	size_t mark = dev_mark(d);
+
+	switch (step) {
+	case SITE_QKV:
+		op_norm(d, x, h, &b->norm[ATTN_NORM]);
+		break;
+	case SITE_O:
+		attend(d, b, x_in, x, seqlen);
+		break;
+	case SITE_UP:
+		apply(d, h, x_in, &b->linear[O], true);
+		op_norm(d, x, h, &b->norm[MLP_NORM]);
+		break;
+	case SITE_DOWN:
+		expand(d, b, x_in, x);
+		break;
+	default:
+		apply(d, h, x_in, &b->linear[DOWN], true);
+	}
+	dev_release(d, mark);
+}
+
+static void
+forward_chunk(struct dev *d, const struct block *b, struct mat *h, int64_t seqlen)
+{
+	size_t mark = dev_mark(d);
+	struct mat x[SITES];
+
+	for (int s = 0; s < SITES; s++) {
+		x[s] = dev_mat(d, F32, h->rows, site_width(b->config, (enum site)s));
+		block_step(d, b, s, h, s ? &x[s - 1] : NULL, &x[s], seqlen);
+	}
+	block_step(d, b, SITES, h, &x[SITES - 1], NULL, seqlen);
+	dev_release(d, mark);
+}
+
+void
+block_forward(struct dev *d, const struct block *b, struct mat *h, int64_t seqlen)
+{
+	int64_t most = chunk_sequences(seqlen) * seqlen;
+
+	for (int64_t from = 0; from < h->rows && !dev_failed(d); from += most) {
+		struct mat piece = mat_rows(h, from, h->rows - from < most ? h->rows - from : most);
+
+		forward_chunk(d, b, &piece, seqlen);
+	}
+}

@@ -1,0 +1,113 @@
+#include "qjob/model/load.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "qjob/base/err.h"
+#include "qjob/base/mem.h"
+#include "qjob/model/qlinear.h"
+
+enum { NAME_SIZE = 300 };
+
+/* A tensor of this many floats; weights_check has said more when it was asked. */
+static int
+find_floats(const struct tensor **t, const struct weights *w, const char *name, int64_t n)
+{
+	*t = weights_find(w, name);
+	if (!*t)
+		return err_set(E_DATA, "tensor \"%s\" is missing", name);
+	if ((*t)->type != F32 && (*t)->type != F16 && (*t)->type != BF16)
+		return err_set(E_DATA, "tensor \"%s\" is %s, wanted F32, F16 or BF16", name, dtype_name((*t)->type));
+	if ((*t)->bytes != (size_t)n * dtype_size((*t)->type))
+		return err_set(E_DATA, "tensor \"%s\" has %zu bytes, wanted %" PRId64 " values", name, (*t)->bytes, n);
+	return 0;
+}
+
+static int
+load_weight(struct dev *d, struct mat *m, const struct weights *w, const char *linear, struct linear_shape shape)
+{
+	char name[NAME_SIZE];
+	const struct tensor *t;
+	int r;
+
+	snprintf(name, sizeof(name), "%s.weight", linear);
+	r = find_floats(&t, w, name, shape.rows * shape.cols);
+	if (r == 0)
+		*m = dev_view(d, t->type, shape.rows, shape.cols, t->p);
+	return r;
+}
+
+/* A short vector as one F32 row. */
+static int
+load_row(struct dev *d, struct mat *m, const struct weights *w, const char *name, int64_t n)
+{
+	const struct tensor *t;
+	float *row;
+	int r = find_floats(&t, w, name, n);
+
+	if (r < 0)
+		return r;
+	row = mem_new((size_t)n, sizeof(*row));
+	floats_read(row, t->p, t->type, (size_t)n);
+	*m = dev_mat(d, F32, 1, n);
+	dev_put(d, m, row);
+	free(row);
+	return 0;
+}
+
+static int
+load_packed(struct dev *d, struct mat *m, const struct weights *w, const char *linear, struct linear_shape shape)
+{
+	float *dense;
+	int r;
+
+	if (!w->decode)
+		return err_set(E_USE, "%s is quantized, in a format that is not known", linear);
+	dense = malloc((size_t)shape.rows * (size_t)shape.cols * sizeof(*dense));
+	if (!dense)
+		return err_set(E_SYS, "%s: no memory for %" PRId64 " x %" PRId64 " values", linear, shape.rows, shape.cols);
+	r = w->decode(w, linear, dense, shape.rows, shape.cols);
+	if (r == 0) {
+		*m = dev_mat(d, F32, shape.rows, shape.cols);
+		dev_put(d, m, dense);
+	}
+	free(dense);
+	return r;
+}
+
+int
+load_matrix(struct dev *d, struct mat *m, const struct weights *w, enum part p, int block, struct linear_shape shape)
+{
+	char name[256];
+
+	part_name(w->config.family, p, block, name, sizeof(name));
+	return load_weight(d, m, w, name, shape);
+}
+
+int
+load_linear(struct dev *d, struct linear *l, const struct weights *w, enum part p, int block, struct linear_shape shape)
+{
+	char name[256], bias[NAME_SIZE];
+	int r;
+
+	part_name(w->config.family, p, block, name, sizeof(name));
+	r = weights_is_packed(w, name) ? load_packed(d, &l->w, w, name, shape) : load_weight(d, &l->w, w, name, shape);
+	if (r < 0 || !weights_has_bias(&w->config, p))
+		return r;
+	snprintf(bias, sizeof(bias), "%s.bias", name);
+	return load_row(d, &l->b, w, bias, shape.rows);
+}
+
+int
+load_norm(struct dev *d, struct norm *n, const struct weights *w, enum part p, int block)
+{
+	const struct config *c = &w->config;
+	char name[256], full[NAME_SIZE];
+
+	part_name(c->family, p, block, name, sizeof(name));
+	snprintf(full, sizeof(full), "%s.weight", name);
+	*n = (struct norm){.eps = c->eps, .layer = c->family->norm == NORM_LAYER};
+	return load_row(d, &n->w, w, full, p == Q_NORM || p == K_NORM ? c->head_dim : c->D);
+}
