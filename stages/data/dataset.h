@@ -1,0 +1,30 @@
+/* Data sets: the text that a recipe names, as documents in a fixed order.
+ *
+ * The tree of a recipe's `dataset` is a path, a map {file: PATH, field: NAME, kind: NAME}, or a list of texts and such maps.  A
+ * path is a file or a folder (all its files, sorted by name; hidden ones and folders in it are left out).  What a file holds is
+ * told by its name or by `kind` (kind.h); .gz, .xz, .zst and .bz2 are unpacked.  Every function takes NULL for no data set.
+ *
+ * A plain text file is one document.  So is each line of JSONL and each text of a list; empty ones are left out. */
+#ifndef QJOB_STAGES_DATA_DATASET_H
+#define QJOB_STAGES_DATA_DATASET_H
+
+#include "qjob/base/buf.h"
+#include "qjob/base/param.h"
+#include "qjob/base/yaml.h"
+
+/* Where documents go.  Positive ends the reading, which then succeeds; negative is an error and its result. */
+struct document_sink {
+	int (*document)(void *own, const char *text, size_t n);
+	void *own;
+};
+
+/* Finds every file and says what is wrong, without reading content.  where: "calibration.dataset". */
+void dataset_check(const struct yaml *tree, const char *where, struct diag *d);
+/* Appends the absolute paths of its files, allocated; those that dataset_check refuses are left out. */
+void dataset_files(const struct yaml *tree, struct texts *files);
+/* Appends "data 0 text sha256:..." lines that name the content and how it is read, never a path. */
+int dataset_facts(const struct yaml *tree, const char *field, struct buf *out);
+/* Passes on every document.  field: of JSONL, where the tree does not say it. */
+int dataset_read(const struct yaml *tree, const char *field, struct document_sink to);
+
+#endif

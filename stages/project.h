@@ -1,0 +1,65 @@
+/* A project: one recipe with its model's headers open and its choices made for every linear.
+ * For stages only; the engine holds it as an opaque pointer (stage.h). */
+#ifndef QJOB_STAGES_PROJECT_H
+#define QJOB_STAGES_PROJECT_H
+
+#include "kernels/dev.h"
+#include "qjob/base/mem.h"
+#include "qjob/model/decoder.h"
+#include "qjob/model/weights.h"
+#include "stages/quant/method.h"
+#include "stages/settings.h"
+#include "stages/stage.h"
+
+/* What will be done to one linear. */
+struct choice {
+	char name[256];           /* "model.layers.3.mlp.up_proj" */
+	int block;
+	enum part part;
+	enum site site;
+	int64_t rows, cols;       /* O, I */
+	bool skip;                /* stays in full precision */
+	int bits;
+	int64_t group;            /* as written in the output: > 0; cols for one group a row */
+	bool sym;
+};
+
+struct project_file {
+	char *name, *path;        /* in the model's folder */
+	bool carried;             /* belongs in the output folder as it is (tokenizer, generation_config ...) */
+};
+
+struct project {
+	const struct settings *s;
+	struct weights weights;
+	struct project_file *files;    /* everything fetch digests: config.json first, then tensors, then the carried ones */
+	size_t nfiles;
+	struct choice *choices;        /* in order of block, site, part */
+	size_t nchoices;
+	struct calibration_wish wish;
+	char device_facts[1024];       /* lines of dev_facts */
+	struct dev_options device;
+	struct dev *dev;               /* opened at first use: project_dev */
+	char **inputs;                 /* absolute */
+	size_t ninputs;
+};
+
+/* The device all compute nodes of a project share; opened at the first call (compute nodes run one at a time). */
+int project_dev(const struct project *p, struct dev **d);
+
+/* Choices of one block: first and count. */
+const struct choice *project_block(const struct project *p, int block, size_t *n);
+/* The choice for a tensor NAME.weight; NULL when it is not quantized. */
+const struct choice *project_choice(const struct project *p, const char *tensor);
+
+/* Adds the keyed need of one tensor, labelled "tensor NAME". */
+int project_need_tensor(const struct project *p, struct graph *g, struct node *n, const char *tensor);
+/* The same for every tensor of `block`, or of the ends: -1. */
+int project_need_tensors(const struct project *p, struct graph *g, struct node *n, int block);
+/* Adds the device's facts and the model's config facts. */
+void project_facts(const struct project *p, struct node *n);
+
+/* choice.c: decides for every linear; problems go to d. */
+void choices_make(struct project *p, const struct yaml *tree, struct diag *d);
+
+#endif

@@ -1,0 +1,34 @@
+/* A quantized block as files: what quantize leaves and pack, validate and replay read.
+ *
+ *     block.safetensors   the linears in neutral form (qjob/model/qlinear.h), in order of site and part
+ *     block.json          {"block": B, "linears": [{"name", "bits", "group_size", "sym", "rows", "cols", "loss", "tokens", "damp",
+ *                         "dead", "fallback"}, ...]}; loss is tr(dW H dW^T) / tokens, or sum dW^2 without statistics */
+#ifndef QJOB_STAGES_QBLOCK_H
+#define QJOB_STAGES_QBLOCK_H
+
+#include "qjob/model/decoder.h"
+#include "qjob/model/qlinear.h"
+#include "stages/project.h"
+
+struct qresult {
+	const struct choice *choice;
+	struct qlinear q;             /* its arrays are owned by the result */
+	double loss, damp;
+	int64_t dead, tokens;
+	char fallback[160];
+};
+
+struct qblock {
+	struct qresult v[PARTS];
+	size_t n;
+};
+
+/* Copies one linear's solution from the device. */
+int qblock_add(struct qblock *b, struct dev *d, const struct choice *c, const struct solved *s, const struct grid *g, int64_t tokens);
+int qblock_write(const struct qblock *b, const char *folder, int block);
+void qblock_release(struct qblock *b);
+
+/* Puts the dequantized linears of a written block into `into` (matrices of the device, one a part) and b's places. */
+int qblock_load(const char *path, struct block *b, struct mat into[PARTS], const struct choice *c, size_t n, struct dev *d);
+
+#endif

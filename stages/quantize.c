@@ -1,0 +1,422 @@
+/* quantize: the linears of a block as codes and scales, one node a block.
+ *
+ * With a stream (propagate: quantized) each site is met once, in order: the step in front of it runs over all tokens and
+ * leaves its inputs and their statistics, the method chooses codes, and the next step already uses the quantized weights.
+ * That is true-sequential quantization for the price of one forward pass.  Without one (propagate: original, or a
+ * method that needs no statistics) blocks are independent of one another. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "qjob/base/err.h"
+#include "qjob/base/hash.h"
+#include "stages/pack/format.h"
+#include "stages/qblock.h"
+#include "stages/statistics.h"
+#include "stages/stream.h"
+
+/* A block while its linears are replaced one by one. */
+struct work {
+	struct job *job;
+	const struct project *p;
+	struct dev *d;
+	struct stream *s;               /* NULL: no stream */
+	struct safetensors file;        /* statistics of calibrate, or closed */
+	struct block b, full;           /* full keeps the original weights */
+	struct mat quantized[PARTS];    /* dequantized again, where the stream goes on with them */
+	struct qblock out;
+	const struct choice *choices;
+	size_t n;
+	double loss;
+};
+
+static bool
+is_streamed(const struct project *p)
+{
+	return p->wish.needs && !p->wish.original;
+}
+
+static int
+need_linears(const struct project *p, struct graph *g, struct node *n, const struct choice *v, size_t count)
+{
+	char tensor[300];
+
+	for (size_t i = 0; i < count; i++) {
+		int rc;
+
+		if (v[i].skip)
+			continue;
+		snprintf(tensor, sizeof(tensor), "%s.weight", v[i].name);
+		rc = project_need_tensor(p, g, n, tensor);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+static void
+facts(const struct project *p, struct node *n, const struct choice *v, size_t count)
+{
+	const struct settings *s = p->s;
+	struct param_block own = {.table = s->method->params, .values = s->method_params};
+	enum dtype scale = s->format->scale_type(s->format_params, p->weights.config.dtype);
+
+	node_fact(n, "method %s %d", s->method->name, s->method->version);
+	param_key(&own, "quantize", &n->facts);
+	node_fact(n, "scale %s zero_min %d", dtype_name(scale), s->format->zero_min(s->format_params, false));
+	for (size_t i = 0; i < count; i++) {
+		if (v[i].skip)
+			node_fact(n, "linear %s skip", v[i].name);
+		else
+			node_fact(n, "linear %s bits %d group_size %lld sym %s", v[i].name, v[i].bits, (long long)v[i].group,
+			          v[i].sym ? "true" : "false");
+	}
+}
+
+static void
+predict(const struct project *p, struct node *n, const struct choice *v, size_t count)
+{
+	double tokens = (double)p->s->calibration.samples * p->s->calibration.seqlen;
+	uint64_t weights = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		double in = (double)v[i].cols, out = (double)v[i].rows;
+
+		weights += (uint64_t)(in * out) * 4;
+		n->cost.disk += (uint64_t)(in * out * v[i].bits / 8 + out * in / (double)v[i].group * 2);
+		n->cost.flops += p->wish.needs ? out * in * in : out * in;
+	}
+	for (enum site s = 0; is_streamed(p) && s < SITES; s++)
+		n->cost.flops += tokens * (double)site_width(&p->weights.config, s) * (double)site_width(&p->weights.config, s);
+	n->cost.host = weights * 2;
+	if (is_streamed(p)) {
+		n->cost.flops += block_flops(p, tokens);
+		n->cost.host += stream_bytes(p);
+	}
+}
+
+static int
+expand(struct graph *g, const struct project *p)
+{
+	struct node *before = NULL;
+
+	for (int b = 0; b < p->weights.config.L; b++) {
+		struct node *n = graph_add(g, &stage_quantize, b, "quantize/%d", b);
+		size_t count;
+		const struct choice *v = project_block(p, b, &count);
+		int rc;
+
+		n->resource = RES_COMPUTE;
+		if (is_streamed(p)) {
+			rc = stream_needs(p, g, n, before);
+		} else {
+			buf_puts(&n->facts, p->device_facts);
+			rc = need_linears(p, g, n, v, count);
+		}
+		if (rc < 0)
+			return rc;
+		if (p->wish.needs && p->wish.original) {
+			char from[32];
+
+			snprintf(from, sizeof(from), "calibrate/%d", b);
+			node_need(n, graph_find(g, from), "statistics.safetensors", "statistics");
+		}
+		facts(p, n, v, count);
+		predict(p, n, v, count);
+		before = n;
+	}
+	return 0;
+}
+
+static bool
+same_settings(const struct choice *a, const struct choice *b)
+{
+	return a->site == b->site && !a->skip && !b->skip && a->bits == b->bits && a->group == b->group && a->sym == b->sym;
+}
+
+static struct mat
+stack(struct work *w, const struct choice *c, size_t n, int64_t rows)
+{
+	enum dtype type = w->full.linear[c->part].w.type;
+	struct mat all;
+	int64_t at = 0;
+
+	for (size_t i = 1; i < n; i++)
+		if (w->full.linear[c[i].part].w.type != type)
+			type = F32;
+	all = dev_mat(w->d, type, rows, c->cols);
+	for (size_t i = 0; i < n; i++) {
+		struct mat place = mat_rows(&all, at, c[i].rows);
+
+		op_convert(w->d, &place, &w->full.linear[c[i].part].w);
+		at += c[i].rows;
+	}
+	return all;
+}
+
+static struct solved
+take_solved(struct dev *d, const struct choice *c, int64_t rows)
+{
+	int64_t groups = (c->cols + c->group - 1) / c->group;
+	struct solved out = {.in_order = true};
+
+	out.q.code = dev_mat(d, U8, rows, c->cols);
+	out.q.scale = dev_mat(d, F32, rows, groups);
+	out.q.zero = dev_mat(d, U8, rows, groups);
+	out.q.group_of = dev_mat(d, I32, 1, c->cols);
+	out.loss = dev_zeros(d, F64, 1, rows);
+	return out;
+}
+
+/* Rows [at, at + n) of what was solved together. */
+static struct qmat
+slice(const struct qmat *q, int64_t at, int64_t n)
+{
+	return (struct qmat){mat_rows(&q->code, at, n), mat_rows(&q->scale, at, n), mat_rows(&q->zero, at, n), q->group_of};
+}
+
+/* Takes the solution of each linear to the host, and puts its dequantized weights in the block's place. */
+static int
+take_results(struct work *w, const struct choice *c, size_t n, const struct solved *all, const struct grid *g, int64_t tokens)
+{
+	int64_t at = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		struct solved one = *all;
+		int rc;
+
+		one.q = slice(&all->q, at, c[i].rows);
+		one.loss = mat_cols(&all->loss, at, c[i].rows);
+		if (w->s) {
+			op_dequant(w->d, &w->quantized[c[i].part], &one.q, g);
+			w->b.linear[c[i].part].w = w->quantized[c[i].part];
+		}
+		rc = qblock_add(&w->out, w->d, &c[i], &one, g, tokens);
+		if (rc < 0)
+			return rc;
+		w->loss += w->out.v[w->out.n - 1].loss;
+		at += c[i].rows;
+	}
+	return 0;
+}
+
+static int
+solve_together(struct work *w, const struct choice *c, size_t n, const struct stats *st)
+{
+	const struct settings *s = w->p->s;
+	size_t mark = dev_mark(w->d);
+	int64_t rows = 0;
+	struct grid g = {.bits = c->bits, .group = c->group, .sym = c->sym};
+	struct solved out;
+	struct mat all;
+	int rc;
+
+	for (size_t i = 0; i < n; i++)
+		rows += c[i].rows;
+	g.stored = s->format->scale_type(s->format_params, w->p->weights.config.dtype);
+	g.zero_min = s->format->zero_min(s->format_params, c->sym);
+	all = stack(w, c, n, rows);
+	out = take_solved(w->d, c, rows);
+	rc = s->method->solve(w->d, &out, &all, st, &g, s->method_params);
+	if (rc == 0)
+		rc = dev_status(w->d);
+	if (rc < 0)
+		return err_in(rc, "block %d: %s", c->block, c->name);
+	if (out.fallback[0])
+		job_log(w->job, LOG_WARN, "%s: %s", c->name, out.fallback);
+	rc = take_results(w, c, n, &out, &g, st->tokens);
+	dev_release(w->d, mark);
+	return rc;
+}
+
+static int
+solve_site(struct work *w, enum site site, const struct stats *st)
+{
+	for (size_t i = 0, n; i < w->n; i += n) {
+		const struct choice *c = &w->choices[i];
+		int rc;
+
+		for (n = 1; i + n < w->n && same_settings(c, &w->choices[i + n]); n++)
+			;
+		if (c->site != site || c->skip)
+			continue;
+		if (w->job->host->stop(w->job))
+			return err_set(E_SYS, "interrupted");
+		rc = solve_together(w, c, n, st);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+/* Statistics gathered from the stream, a site at a time, each seeing the ones before it quantized. */
+static int
+solve_in_sequence(struct work *w)
+{
+	for (enum site site = 0; site < SITES; site++) {
+		size_t mark = dev_mark(w->d);
+		struct stats st = stream_stats(w->s, &w->p->weights.config, site, w->p->wish.needs);
+		struct pass pass = {&w->b, w->s->f.p ? &w->full : NULL, &st, w->p->wish.unit};
+		int rc = stream_step(w->job, w->s, (int)site, &pass);
+
+		if (rc == 0)
+			rc = solve_site(w, site, &st);
+		dev_release(w->d, mark);
+		if (rc < 0)
+			return rc;
+	}
+	return stream_step(w->job, w->s, SITES, &(struct pass){.b = &w->b, .b_full = w->s->f.p ? &w->full : NULL});
+}
+
+/* All statistics first, from the block as it was. */
+static int
+solve_at_once(struct work *w)
+{
+	struct pass pass = {.b = &w->b, .b_full = w->s->f.p ? &w->full : NULL, .unit = w->p->wish.unit};
+	struct stats st[SITES];
+	int rc;
+
+	for (enum site site = 0; site < SITES; site++)
+		st[site] = stream_stats(w->s, &w->p->weights.config, site, w->p->wish.needs);
+	rc = stream_sweep(w->job, w->s, &pass, st, true);
+	for (enum site site = 0; site < SITES && rc == 0; site++)
+		rc = solve_site(w, site, &st[site]);
+	if (rc < 0)
+		return rc;
+	block_forward(w->d, &w->b, &w->s->h, w->s->seqlen);
+	if (w->s->f.p)
+		block_forward(w->d, &w->full, &w->s->f, w->s->seqlen);
+	return dev_status(w->d);
+}
+
+/* No stream: statistics come from the calibrate node, or the method needs none. */
+static int
+solve_alone(struct work *w)
+{
+	for (enum site site = 0; site < SITES; site++) {
+		size_t mark = dev_mark(w->d);
+		struct stats st = {0};
+		int rc = 0;
+
+		if (w->p->wish.needs)
+			rc = statistics_read(&w->file, w->d, site, &w->p->weights.config, &st);
+		if (rc == 0)
+			rc = solve_site(w, site, &st);
+		dev_release(w->d, mark);
+		if (rc < 0)
+			return rc;
+		w->job->host->progress(w->job, site + 1, SITES, NULL);
+	}
+	return 0;
+}
+
+static void
+take_quantized(struct work *w)
+{
+	enum dtype type = w->s->math == MATH_BF16 ? BF16 : F32;
+
+	for (size_t i = 0; i < w->n; i++)
+		if (!w->choices[i].skip)
+			w->quantized[w->choices[i].part] = dev_mat(w->d, type, w->choices[i].rows, w->choices[i].cols);
+}
+
+static int
+work_open(struct work *w, struct job *job)
+{
+	const struct project *p = job->project;
+	int64_t seqlen = 1;
+	int rc;
+
+	*w = (struct work){.job = job, .p = p};
+	w->choices = project_block(p, job->node->index, &w->n);
+	rc = is_streamed(p) ? stream_open(&w->s, job) : project_dev(p, &w->d);
+	if (rc < 0)
+		return rc;
+	if (w->s) {
+		w->d = w->s->d;
+		seqlen = w->s->seqlen;
+	} else if (p->wish.needs) {
+		char from[32];
+
+		snprintf(from, sizeof(from), "calibrate/%d", job->node->index);
+		rc = safetensors_open(&w->file, job->host->input(job, from, "statistics.safetensors"));
+		if (rc < 0)
+			return rc;
+	}
+	rc = block_load(w->d, &w->b, &p->weights, job->node->index, seqlen);
+	w->full = w->b;
+	if (w->s)
+		take_quantized(w);
+	return rc;
+}
+
+/* The block's result decides what the stream carries on: its digest goes into the stream's. */
+static int
+advance(struct work *w, const char *path)
+{
+	char hex[SHA256_HEX];
+	int rc = sha256_file(path, hex);
+
+	if (rc == 0)
+		stream_advance(w->s, w->job, hex);
+	return rc;
+}
+
+static int
+run(struct job *job)
+{
+	struct work w;
+	char *path = path_join(job->out, "block.safetensors"), text[64];
+	size_t mark = 0;
+	int rc = work_open(&w, job);
+
+	if (rc == 0 && !w.s)
+		mark = dev_mark(w.d);
+	if (rc == 0)
+		rc = !w.s ? solve_alone(&w) : w.p->wish.true_sequential ? solve_in_sequence(&w) : solve_at_once(&w);
+	if (rc == 0)
+		rc = qblock_write(&w.out, job->out, job->node->index);
+	if (rc == 0 && w.s)
+		rc = advance(&w, path);
+	if (rc == 0 && w.s)
+		job->host->exports(job, "activations", w.s->digest);
+	if (rc == 0) {
+		snprintf(text, sizeof(text), "loss %.4g", w.loss);
+		job->host->progress(job, 1, 1, text);
+		if (!w.s)
+			dev_release(w.d, mark);
+	}
+	if (w.file.view.p)
+		safetensors_close(&w.file);
+	qblock_release(&w.out);
+	free(path);
+	return rc;
+}
+
+static int
+replay(struct job *job)
+{
+	const char *path = job->host->input(job, job->node->name, "block.safetensors");
+	struct work w;
+	int rc = work_open(&w, job);
+
+	if (rc == 0)
+		rc = qblock_load(path, &w.b, w.quantized, w.choices, w.n, w.d);
+	if (rc < 0)
+		return rc;
+	block_forward(w.d, &w.b, &w.s->h, w.s->seqlen);
+	if (w.s->f.p)
+		block_forward(w.d, &w.full, &w.s->f, w.s->seqlen);
+	rc = dev_status(w.d);
+	return rc < 0 ? rc : advance(&w, path);
+}
+
+const struct stage stage_quantize = {
+	.name = "quantize",
+	.version = 1,
+	.help = "codes and scales of every linear, block by block",
+	.expand = expand,
+	.run = run,
+	.replay = replay,
+	.drop = stream_drop,
+};

@@ -1,0 +1,53 @@
+/* The stream: the activations of all calibration tokens on their way through the blocks.
+ *
+ * It is the carry of the calibrate and quantize lanes.  Before block b it holds what block b - 1 gave; its digest names
+ * everything that those numbers came from, so it can stand for them in a key.  Memory below `mark` is the stream's
+ * own; what a block takes above is released when the block is done. */
+#ifndef QJOB_STAGES_STREAM_H
+#define QJOB_STAGES_STREAM_H
+
+#include "qjob/base/hash.h"
+#include "stages/project.h"
+
+struct stream {
+	struct dev *d;
+	int64_t sequences, seqlen, tokens;
+	struct mat h;              /* [tokens,D] in front of the block, or behind it */
+	struct mat f;              /* the same of the full-precision model; p NULL when no method asks */
+	struct mat x, xf;          /* inputs of the site at hand, all tokens, as wide as the widest; F32 or BF16 */
+	enum math math;
+	char digest[SHA256_HEX];   /* of what h (and f) came from */
+	size_t base, mark;         /* of the device, before the stream took memory and after */
+};
+
+/* Declares what a node of a stream's lane needs: the tensors of its block, and the activations that `before` left (NULL:
+ * the calibration ids and the embedding); with the device's and the model's facts. */
+int stream_needs(const struct project *p, struct graph *g, struct node *n, struct node *before);
+/* Predictions: arithmetic of one block over so many tokens, and the bytes a stream holds. */
+double block_flops(const struct project *p, double tokens);
+uint64_t stream_bytes(const struct project *p);
+
+/* Starts a stream at the embedding of the job's "tokenize/calibration" ids, unless *carry holds one already. */
+int stream_open(struct stream **s, struct job *job);
+void stream_drop(void *carry);
+
+/* Runs step `step` of b over all of h; x holds the input of the step and then its output.  With full: the
+ * same with b_full over f and xf.  Statistics of the output are added to st where its matrices are set; unit scales tokens. */
+struct pass {
+	const struct block *b, *b_full;    /* b_full NULL: no full-precision stream */
+	struct stats *st;                  /* NULL: none */
+	bool unit;
+};
+int stream_step(struct job *job, struct stream *s, int step, const struct pass *p);
+
+/* All steps of b from h, with statistics of each site in st[SITES]; keep: h stays what it was.  For statistics
+ * of a block whose sites do not see one another's quantization. */
+int stream_sweep(struct job *job, struct stream *s, const struct pass *p, struct stats st[SITES], bool keep);
+
+/* Zeroed statistics for a site, from the device's memory. */
+struct stats stream_stats(struct stream *s, const struct config *c, enum site site, unsigned needs);
+
+/* The stream has passed the job's block: `result` is the digest of what replaced its weights, "" for the originals. */
+void stream_advance(struct stream *s, struct job *job, const char *result);
+
+#endif
