@@ -1,0 +1,372 @@
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "qjob/base/err.h"
+#include "qjob/base/mem.h"
+#include "qjob/cli/progress.h"
+#include "qjob/cli/runlog.h"
+#include "qjob/cli/session.h"
+#include "qjob/cli/summary.h"
+#include "qjob/engine/plan.h"
+#include "qjob/engine/stamp.h"
+
+/* ---- signals ---- */
+
+/* A handler reaches nothing but a global. */
+static volatile sig_atomic_t stop;
+
+static void
+on_signal(int number)
+{
+	static const char words[] = "\nqjob: stopping; what is finished is kept (again to stop at once)\n";
+
+	(void)number;
+	if (stop)
+		_exit(EXIT_INTERRUPTED);
+	stop = 1;
+	if (write(STDERR_FILENO, words, sizeof(words) - 1) < 0)
+		return;
+}
+
+static void
+catch_signals(void)
+{
+	struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+
+	sigemptyset(&a.sa_mask);
+	sigaction(SIGINT, &a, NULL);
+	sigaction(SIGTERM, &a, NULL);
+}
+
+/* ---- nothing to do ---- */
+
+static void
+make_stamp_key(const struct session *s, const struct variant *v, char key[SHA256_HEX])
+{
+	char *further = mem_format("device %s isa %s", s->dev.name ? s->dev.name : "auto", s->dev.isa ? s->dev.isa : "auto");
+
+	stamp_key(&v->settings, further, key);
+	free(further);
+}
+
+static void
+stamp_folder(struct stamp *stamp, const char *path)
+{
+	char *inside = mem_format("%s/.", path);
+
+	if (file_exists(inside))
+		stamp_add(stamp, path);
+	free(inside);
+}
+
+/* A file that joins the model's folder or a folder of texts counts too. */
+static void
+stamp_inputs(struct stamp *stamp, const struct project *p, const struct settings *s)
+{
+	const char *const *paths;
+	size_t n;
+
+	paths = project_inputs(p, &n);
+	for (size_t i = 0; i < n; i++)
+		stamp_add(stamp, paths[i]);
+	stamp_folder(stamp, s->model.source);
+	if (s->calibration.dataset && s->calibration.dataset->kind == YAML_TEXT)
+		stamp_folder(stamp, s->calibration.dataset->text);
+	if (s->validate.perplexity.dataset && s->validate.perplexity.dataset->kind == YAML_TEXT)
+		stamp_folder(stamp, s->validate.perplexity.dataset->text);
+}
+
+static void
+stamp_outputs(struct stamp *stamp, const char *folder)
+{
+	char **names;
+	size_t n;
+
+	stamp_add_output(stamp, folder);
+	if (dir_names(&names, &n, folder) < 0)
+		return;
+	for (size_t i = 0; i < n; i++) {
+		char *path = path_join(folder, names[i]);
+
+		stamp_add_output(stamp, path);
+		free(path);
+	}
+	dir_names_free(names, n);
+}
+
+/* ---- one variant ---- */
+
+struct running {
+	struct session s;
+	const struct run_cli_options *o;
+	FILE *events;
+	json_t *log;              /* a summary a variant that ran */
+};
+
+static const char *
+result_name(int code)
+{
+	switch (code) {
+	case EXIT_OK:          return "ok";
+	case EXIT_GATE:        return "limit exceeded";
+	case EXIT_INTERRUPTED: return "interrupted";
+	default:               return "failed";
+	}
+}
+
+/* The report of validate, in the store; NULL: there is none. */
+static char *
+report_path(const struct session *s, const struct graph *g, const struct run_result *r)
+{
+	for (size_t i = g->n; i-- > 0;)
+		for (size_t k = 0; k < g->v[i]->npublish; k++)
+			if (strcmp(g->v[i]->publish[k], "report.json") == 0)
+				return engine_output(s->store, r, g->v[i], "report.json");
+	return NULL;
+}
+
+static int
+judge(const struct session *s, const struct opened *v, const struct run_result *r, struct buf *verdict)
+{
+	char *path = report_path(s, &v->graph, r);
+	int rc = path ? project_verdict(v->project, path, verdict) : 0;
+
+	free(path);
+	if (rc == 0)
+		return EXIT_OK;
+	fprintf(stderr, "qjob: %s\n", err_text());
+	return EXIT_GATE;
+}
+
+static json_t *
+log_line(const struct running *run, json_t *summary, const char *started)
+{
+	json_t *line = json_object();
+
+	json_object_set_new(line, "time", json_string(started));
+	json_object_set_new(line, "recipe", json_string(run->s.recipe.files[0]));
+	json_object_set_new(line, "version", json_string(QJOB_VERSION));
+	json_object_update(line, summary);
+	return line;
+}
+
+static int
+engine_code(int rc, const struct run_result *r)
+{
+	if (rc == 0)
+		return EXIT_OK;
+	if (stop) {
+		fprintf(stderr, "qjob: interrupted; run the same command again to continue\n");
+		return EXIT_INTERRUPTED;
+	}
+	if (!r->failed)           /* failed nodes have been told one by one */
+		report_error(rc);
+	else
+		fprintf(stderr, "qjob: %zu of %zu nodes failed; run the same command again to continue\n", r->failed, r->n);
+	return EXIT_FAILED;
+}
+
+/* {"quantize/3": "quantize.bits: 4 -> 3"}: what would run and why, asked before the run changes it. */
+static json_t *
+reasons(const struct session *s, const struct graph *g)
+{
+	json_t *o = json_object();
+	struct plan p = {0};
+
+	if (plan_make(g, s->store, &p) == 0)
+		for (size_t i = 0; i < p.n; i++)
+			if (p.v[i].action != PLAN_HIT)
+				json_object_set_new(o, p.v[i].node->name, json_string(p.v[i].reason ? p.v[i].reason : ""));
+	plan_release(&p);
+	return o;
+}
+
+/* Leaves out what turned out to need no run. */
+static void
+keep_ran(json_t *why, const struct graph *g, const struct run_result *r)
+{
+	for (size_t i = 0; i < g->n && i < r->n; i++)
+		if (r->v[i].state != NODE_DONE && r->v[i].state != NODE_CUTOFF && r->v[i].state != NODE_FAILED)
+			json_object_del(why, g->v[i]->name);
+}
+
+/* Takes why. */
+static void
+finish(struct running *run, const struct opened *v, const struct variant *of, const struct run_result *r, int code,
+       const struct buf *verdict, json_t *why)
+{
+	json_t *summary = summary_make(v, of, r, result_name(code), buf_text(verdict));
+	struct timespec now;
+	char started[32];
+	struct tm tm;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	now.tv_sec -= (time_t)r->seconds;
+	gmtime_r(&now.tv_sec, &tm);
+	strftime(started, sizeof(started), "%Y-%m-%dT%H:%M:%SZ", &tm);
+	if (!run->o->quiet && !run->o->r.json)
+		summary_print(summary, stdout);
+	keep_ran(why, &v->graph, r);
+	json_object_set_new(summary, "why", why);
+	json_array_append_new(run->log, log_line(run, summary, started));
+	json_decref(summary);
+}
+
+static int
+run_opened(struct running *run, const struct opened *v, const struct variant *of, struct buf *verdict)
+{
+	struct progress_options po = {
+		.to = stderr, .live = isatty(STDERR_FILENO), .quiet = run->o->quiet, .events = run->events, .variant = of->name,
+	};
+	struct progress *progress = progress_open(&v->graph, &po);
+	struct buf identity = {0};
+	struct run_options o = {
+		.store = run->s.store, .output = of->output, .on_event = progress_event, .own = progress, .stop = &stop,
+	};
+	json_t *why = reasons(&run->s, &v->graph);
+	struct run_result r = {0};
+	int rc, code;
+
+	recipe_write(&of->settings, false, true, &identity);
+	o.identity = buf_text(&identity);
+	rc = engine_run(&v->graph, v->project, &o, &r);
+	progress_close(progress);
+	code = engine_code(rc, &r);
+	if (code == EXIT_OK)
+		code = judge(&run->s, v, &r, verdict);
+	finish(run, v, of, &r, code, verdict, why);
+	run_result_release(&r);
+	buf_release(&identity);
+	return code;
+}
+
+static int
+say_up_to_date(const struct running *run, const struct variant *of, const struct buf *text)
+{
+	char *folder = short_path(of->output);
+
+	if (run->o->r.json)
+		json_array_append_new(run->log, json_pack("{s:s, s:s, s:s, s:f}", "variant", of->name, "result", "up to date", "output",
+		                                          of->output, "seconds", 0.0));
+	else if (!run->o->quiet)
+		printf("%s%s%s is up to date\n%s", of->name, *of->name ? ": " : "", folder, buf_text(text));
+	free(folder);
+	return EXIT_OK;
+}
+
+static int
+run_variant(struct running *run, const struct variant *of)
+{
+	struct buf text = {0}, verdict = {0};
+	struct stamp stamp = {0};
+	struct opened v = {0};
+	char key[SHA256_HEX];
+	int code;
+
+	make_stamp_key(&run->s, of, key);
+	if (!run->events && stamp_check(store_root(run->s.store), key, &text)) {
+		code = say_up_to_date(run, of, &text);
+		buf_release(&text);
+		return code;
+	}
+	stamp_begin(&stamp);
+	code = variant_open(&v, &run->s, of);
+	if (code < 0) {
+		stamp_inputs(&stamp, v.project, &of->settings);
+		code = run_opened(run, &v, of, &verdict);
+	}
+	if (code == EXIT_OK) {
+		stamp_outputs(&stamp, of->output);
+		stamp_add_libraries(&stamp);
+		stamp_save(&stamp, store_root(run->s.store), key, buf_text(&verdict));
+	}
+	stamp_release(&stamp);
+	buf_release(&verdict);
+	variant_close(&v);
+	return code;
+}
+
+/* ---- the command ---- */
+
+/* What is worse comes later: ok, limit exceeded, bad input, failed, interrupted. */
+static int
+worse(int a, int b)
+{
+	static const int order[] = {EXIT_OK, EXIT_GATE, EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED};
+	size_t i;
+
+	for (i = sizeof(order) / sizeof(order[0]); i-- > 0;)
+		if (order[i] == a || order[i] == b)
+			return order[i];
+	return EXIT_FAILED;
+}
+
+static void
+print_json(const json_t *runs)
+{
+	struct buf b = {0};
+
+	json_write(runs, &b);
+	fputs(buf_text(&b), stdout);
+	buf_release(&b);
+}
+
+static bool
+has_ran(const json_t *runs)
+{
+	json_t *line;
+	size_t i;
+
+	json_array_foreach(runs, i, line)
+		if (json_object_get(line, "time"))
+			return true;
+	return false;
+}
+
+static int
+run_all(struct running *run)
+{
+	int code = EXIT_OK;
+
+	run->log = json_array();
+	for (size_t i = 0; i < run->s.recipe.n && !stop; i++)
+		code = worse(code, run_variant(run, &run->s.recipe.v[i]));
+	if (run->o->r.json)
+		print_json(run->log);
+	if (has_ran(run->log))
+		runlog_write(store_root(run->s.store), run->log);
+	else
+		json_decref(run->log);
+	return stop ? EXIT_INTERRUPTED : code;
+}
+
+int
+cmd_run(int argc, char **argv)
+{
+	struct run_cli_options o = {0};
+	struct running run = {.o = &o};
+	int code = options_read("run", argc, argv, &o);
+
+	if (code >= 0)
+		return code;
+	code = session_open(&run.s, &o.r);
+	if (code < 0 && o.events) {
+		run.events = fopen(o.events, "w");
+		if (!run.events)
+			code = usage_error("run", "--events: %s: %s", o.events, strerror(errno));
+	}
+	if (code < 0) {
+		catch_signals();
+		code = run_all(&run);
+	}
+	if (run.events && fclose(run.events) != 0 && code == EXIT_OK) {
+		fprintf(stderr, "qjob: %s: %s\n", o.events, strerror(errno));
+		code = EXIT_FAILED;
+	}
+	session_close(&run.s);
+	return code;
+}

@@ -1,0 +1,192 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "qjob/base/map.h"
+#include "qjob/base/mem.h"
+#include "qjob/engine/plan.h"
+
+/* A line of a manifest, taken apart:
+ *
+ *     set quantize.bits 4               quantize.bits: 4 -> 3
+ *     stage quantize 1                  stage quantize: version 1 -> 2
+ *     library onednn 2.6.3              library onednn: 2.6.3 -> 3.1
+ *     in tensor model.norm.weight ..    tensor model.norm.weight changed
+ *     in activations sha256:..          input activations changed
+ *     device cpu                        device: cpu -> cuda */
+struct fact {
+	char *field;               /* "quantize.bits", as sentences name it */
+	char *value;
+	const char *sep;           /* between the two */
+	bool input;                /* its value is a digest, which tells a person nothing */
+};
+
+struct facts {
+	struct fact *v;
+	size_t n;
+	struct map by_field;       /* -> index; of several lines with one field each has its whole text as its field */
+};
+
+static char *
+text_of(const char *p, const char *end)
+{
+	size_t n = end > p ? (size_t)(end - p) : 0;
+	char *s = mem_new(n + 1, 1);
+
+	if (n)
+		memcpy(s, p, n);
+	return s;
+}
+
+static bool
+starts(const char *p, const char *end, const char *word)
+{
+	size_t n = strlen(word);
+
+	return (size_t)(end - p) >= n && memcmp(p, word, n) == 0;
+}
+
+static struct fact
+input_of(const char *p, const char *end)
+{
+	const char *digest = end;
+	struct fact f = {.input = true};
+
+	while (digest > p && digest[-1] != ' ')
+		digest--;
+	f.value = text_of(digest, end);
+	f.field = text_of(p, digest > p ? digest - 1 : p);
+	if (!strchr(f.field, ' ')) {
+		char *named = mem_format("input %s", f.field);
+
+		free(f.field);
+		f.field = named;
+	}
+	return f;
+}
+
+static struct fact
+fact_of(const char *p, const char *end)
+{
+	const char *one, *two;
+	struct fact f = {.sep = ": "};
+
+	if (starts(p, end, "in "))
+		return input_of(p + 3, end);
+	one = memchr(p, ' ', (size_t)(end - p));
+	if (!one)
+		return (struct fact){.field = text_of(p, end), .value = text_of(end, end), .sep = ""};
+	two = memchr(one + 1, ' ', (size_t)(end - one - 1));
+	if (!two)
+		return (struct fact){.field = text_of(p, one), .value = text_of(one + 1, end), .sep = ": "};
+	f.field = starts(p, end, "set ") ? text_of(one + 1, two) : text_of(p, two);
+	f.value = text_of(two + 1, end);
+	if (starts(p, end, "stage "))
+		f.sep = ": version ";
+	return f;
+}
+
+static void
+keep(struct facts *all, struct fact f)
+{
+	struct map_entry *e;
+	bool added;
+
+	e = map_put(&all->by_field, f.field, &added);
+	if (!added) {
+		char *whole = mem_format("%s %s", f.field, f.value);
+
+		free(f.field);
+		f.field = whole;
+		f.value[0] = '\0';
+		f.sep = "";
+		e = map_put(&all->by_field, whole, &added);
+	}
+	if (!added) {
+		free(f.field);
+		free(f.value);
+		return;
+	}
+	e->v.i = (int64_t)all->n;
+	if ((all->n & (all->n - 1)) == 0)
+		all->v = mem_grow(all->v, all->n ? 2 * all->n : 1, sizeof(*all->v));
+	all->v[all->n++] = f;
+}
+
+static void
+take_apart(struct facts *all, const char *text)
+{
+	const char *end;
+
+	for (; *text; text = *end ? end + 1 : end) {
+		end = strchr(text, '\n');
+		if (!end)
+			end = text + strlen(text);
+		if (end > text)
+			keep(all, fact_of(text, end));
+	}
+}
+
+static void
+facts_release(struct facts *all)
+{
+	for (size_t i = 0; i < all->n; i++) {
+		free(all->v[i].field);
+		free(all->v[i].value);
+	}
+	free(all->v);
+	map_release(&all->by_field);
+}
+
+static const struct fact *
+same_field(const struct facts *all, const struct fact *f)
+{
+	const struct map_entry *e = map_find(&all->by_field, f->field);
+
+	return e ? &all->v[e->v.i] : NULL;
+}
+
+static void
+say_new(const struct facts *was, const struct fact *f, struct buf *out)
+{
+	const struct fact *old = same_field(was, f);
+
+	if (old && strcmp(old->value, f->value) == 0)
+		return;
+	if (f->input)
+		buf_printf(out, old ? "%s changed\n" : "%s is new\n", f->field);
+	else if (old)
+		buf_printf(out, "%s%s%s -> %s\n", f->field, f->sep, old->value, f->value);
+	else
+		buf_printf(out, "%s%s%s is new\n", f->field, f->sep, f->value);
+}
+
+static void
+say_gone(const struct facts *now, const struct fact *f, struct buf *out)
+{
+	if (same_field(now, f))
+		return;
+	if (f->input)
+		buf_printf(out, "%s is no longer used\n", f->field);
+	else
+		buf_printf(out, "%s%s%s is gone\n", f->field, f->sep, f->value);
+}
+
+/* Inputs last: most of them change because something else did. */
+void
+why_diff(const char *old_manifest, const char *new_manifest, struct buf *out)
+{
+	struct facts was = {0}, now = {0};
+
+	take_apart(&was, old_manifest);
+	take_apart(&now, new_manifest);
+	for (int inputs = 0; inputs < 2; inputs++) {
+		for (size_t i = 0; i < now.n; i++)
+			if (now.v[i].input == (inputs == 1))
+				say_new(&was, &now.v[i], out);
+		for (size_t i = 0; i < was.n; i++)
+			if (was.v[i].input == (inputs == 1))
+				say_gone(&now, &was.v[i], out);
+	}
+	facts_release(&was);
+	facts_release(&now);
+}
