@@ -30,7 +30,8 @@ struct dev {
 struct backend {
 	int abi;               /* BACKEND_ABI */
 	const char *name;      /* "cpu" */
-	int (*facts)(const struct dev_options *o, char *text, size_t size);    /* see dev_facts; -1 with a sentence in text */
+	int (*facts)(const struct dev_options *o, char *text,
+	             size_t size);    /* see dev_facts; -1 with a sentence in text */
 	int (*open)(struct dev *d, const struct dev_options *o);   /* sets arena and size; -1 after dev_fail */
 	void (*close)(struct dev *d);
 	void (*wait)(struct dev *d);
@@ -38,28 +39,35 @@ struct backend {
 	void (*get)(struct dev *d, void *to, const struct mat *from);
 	bool (*view)(struct dev *d, struct mat *m, const void *from);          /* false: the caller must copy */
 	void (*zero)(struct dev *d, struct mat *m);
-	void (*shrink)(struct dev *d, size_t from);                /* bytes of the arena from there up to d->used become free */
+	void (*shrink)(struct dev *d,
+	               size_t from);                /* bytes of the arena from there up to d->used become free */
 	enum math (*math)(struct dev *d, enum math wanted);
 	/* one pointer an operation, same arguments as ops.h, shapes already checked; op_add is add, ... */
 	void (*convert)(struct dev *d, struct mat *y, const struct mat *x);
 	void (*embed)(struct dev *d, struct mat *y, const struct mat *table, const struct mat *ids);
 	void (*norm)(struct dev *d, struct mat *y, const struct mat *x, int heads, const struct norm *n);
-	void (*linear)(struct dev *d, struct mat *y, const struct mat *x, const struct mat *w, const struct mat *bias, bool add);
+	void (*linear)(struct dev *d, struct mat *y, const struct mat *x, const struct mat *w,
+	               const struct mat *bias, bool add);
 	void (*rope)(struct dev *d, struct mat *x, int heads, const struct rope *r, int64_t seqlen);
-	void (*attention)(struct dev *d, struct mat *y, const struct mat *q, const struct mat *k, const struct mat *v, const struct attention *a);
+	void (*attention)(struct dev *d, struct mat *y, const struct mat *q, const struct mat *k,
+	                  const struct mat *v, const struct attention *a);
 	void (*act)(struct dev *d, struct mat *y, const struct mat *x, enum act act);
 	void (*gated)(struct dev *d, struct mat *y, const struct mat *gate, const struct mat *up, enum act act);
 	void (*add)(struct dev *d, struct mat *y, const struct mat *x, float scale);
-	void (*nll)(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *head, const struct mat *bias, const struct mat *ids, int64_t seqlen);
+	void (*nll)(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *head,
+	            const struct mat *bias, const struct mat *ids, int64_t seqlen);
 	void (*token_weight)(struct dev *d, struct mat *a, const struct mat *x);
 	void (*gram)(struct dev *d, struct mat *h, const struct mat *x, const struct mat *a);
 	void (*cross)(struct dev *d, struct mat *c, const struct mat *f, const struct mat *x, const struct mat *a);
-	void (*fit)(struct dev *d, struct qmat *q, const struct mat *w, const struct mat *weight, const struct grid *g);
+	void (*fit)(struct dev *d, struct qmat *q, const struct mat *w, const struct mat *weight,
+	            const struct grid *g);
 	void (*round)(struct dev *d, struct qmat *q, const struct mat *w, const struct grid *g);
 	void (*dequant)(struct dev *d, struct mat *w, const struct qmat *q, const struct grid *g);
 	void (*order)(struct dev *d, struct mat *order, const struct mat *h, bool by_diag);
-	int64_t (*factor)(struct dev *d, struct mat *u, const struct mat *h, const struct mat *order, double damp, int64_t *dead);   /* 0, or pivot from 1 */
-	int64_t (*solve)(struct dev *d, struct mat *out, const struct mat *b, const struct mat *h, double lambda);                 /* the same */
+	int64_t (*factor)(struct dev *d, struct mat *u, const struct mat *h, const struct mat *order, double damp,
+	                  int64_t *dead);   /* 0, or pivot from 1 */
+	int64_t (*solve)(struct dev *d, struct mat *out, const struct mat *b, const struct mat *h,
+	                 double lambda);                 /* the same */
 	void (*matmul)(struct dev *d, struct mat *y, const struct mat *a, const struct mat *b);
 	void (*babai)(struct dev *d, struct qmat *q, struct mat *loss, const struct mat *w, const struct mat *u,
 	              const struct mat *order, const struct mat *weight, const struct grid *g, const struct babai *b);

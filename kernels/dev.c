@@ -71,7 +71,8 @@ find_library(struct buf *path, const char *file)
 			goto done;
 	}
 	if (e == E_OK)
-		e = err_set(E_SYS, "%s was not found in %s; set QJOB_BACKENDS to the folder that holds it", file, buf_text(&tried));
+		e = err_set(E_SYS, "%s was not found in %s; set QJOB_BACKENDS to the folder that holds it", file,
+		            buf_text(&tried));
 done:
 	buf_release(&tried);
 	return e;

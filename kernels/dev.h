@@ -5,7 +5,7 @@
  * the caller asks once, at the end, whether it all worked (dev_status).
  *
  * Backends are libraries opened at first need (libqjob-cpu.so, libqjob-cuda.so beside the program or
- * in ../lib/qjob): a run that computes nothing loads no linear algebra.
+ * in ../lib/qjob; $QJOB_BACKENDS is looked into first): a run that computes nothing loads no linear algebra.
  *
  * Memory taken from a device belongs to it: dev_close frees everything, and dev_release frees what was
  * taken since a mark.  On the CPU the arena is reserved address space; pages cost only once touched,
@@ -25,14 +25,14 @@
 struct dev;
 
 enum math {
-	MATH_AUTO,      /* MATH_BF16 where the device multiplies bf16 natively, else MATH_F32 */
+	MATH_AUTO,      /* MATH_BF16 where the device (on the CPU: the isa held to) multiplies bf16 natively, else MATH_F32 */
 	MATH_F32,       /* products of fp32 values, fp32 accumulation */
 	MATH_BF16,      /* operands of matrix products rounded to bf16, fp32 accumulation */
 };
 
 struct dev_options {
 	const char *name;     /* "auto", "cpu", "cuda", "cuda:1"; NULL: auto */
-	const char *isa;      /* CPU: "auto", "avx2", "avx512", "avx512_bf16"...; NULL: auto */
+	const char *isa;      /* CPU: "auto" (NULL too), "sse41", "avx2", "avx512", "avx512_bf16", "amx"; one for a process */
 	int threads;          /* CPU: 0: as many as the process may use */
 	size_t memory;        /* most bytes the arena may hold; 0: what the device has */
 };
@@ -42,7 +42,7 @@ void dev_close(struct dev *d);
 int dev_status(struct dev *d);                   /* waits; 0 or the first failure, as err_set */
 const char *dev_name(const struct dev *d);       /* "cpu", "cuda:0" */
 
-/* What a given device would be, without computing: lines "device cpu\nisa avx512_core_bf16\n..." naming every
+/* What a given device would be, without computing: lines "device cpu\nisa avx512\nonednn 2.6.3\n..." naming every
  * library version and instruction set that can change bytes.  Opens no device and, when the answer is
  * remembered by the caller, need not be asked at all.  Appends to text (capacity size), E_USE for an unknown name. */
 int dev_facts(const struct dev_options *o, char *text, size_t size);

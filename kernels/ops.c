@@ -23,7 +23,8 @@ name_types(char *text, size_t size, unsigned types)
 	text[0] = '\0';
 	for (t = 0; t < DTYPES && n < size; t++) {
 		if (types & 1u << t)
-			n += (size_t)snprintf(text + n, size - n, "%s%s", n > 0 ? "|" : "", dtype_name((enum dtype)t));
+			n += (size_t)snprintf(text + n, size - n, "%s%s", n > 0 ? "|" : "",
+			                      dtype_name((enum dtype)t));
 	}
 }
 
@@ -46,6 +47,11 @@ has(struct dev *d, const char *op, const char *name, const struct mat *m, unsign
 		return false;
 	if (!m || !m->p) {
 		dev_fail(d, E_DATA, "%s: %s is missing", op, name);
+		return false;
+	}
+	/* Weights, which alone may be F16, are mapped from files and lie anywhere. */
+	if (!(types & 1u << F16) && (types & 1u << m->type) && (uintptr_t)m->p % dtype_size(m->type) != 0) {
+		dev_fail(d, E_DATA, "%s: %s is not aligned", op, name);
 		return false;
 	}
 	if ((types & 1u << m->type) && m->ld >= m->cols && m->rows >= 0 && m->cols >= 0
@@ -85,7 +91,8 @@ is_empty(const struct mat *m)
 void
 op_convert(struct dev *d, struct mat *y, const struct mat *x)
 {
-	if (has(d, "convert", "x", x, IS_FLOAT, ANY, ANY) && has(d, "convert", "y", y, IS_FLOAT, x->rows, x->cols) && !is_empty(x))
+	if (has(d, "convert", "x", x, IS_FLOAT, ANY, ANY) && has(d, "convert", "y", y, IS_FLOAT, x->rows, x->cols)
+	    && !is_empty(x))
 		d->be->convert(d, y, x);
 }
 
@@ -150,14 +157,19 @@ op_rope(struct dev *d, struct mat *x, int heads, const struct rope *r, int64_t s
 }
 
 void
-op_attention(struct dev *d, struct mat *y, const struct mat *q, const struct mat *k, const struct mat *v, const struct attention *a)
+op_attention(struct dev *d, struct mat *y, const struct mat *q, const struct mat *k, const struct mat *v,
+             const struct attention *a)
 {
 	int64_t queries = (int64_t)a->heads * a->width, keys = (int64_t)a->kv_heads * a->width;
 
-	if (!holds(d, "attention", a->heads > 0 && a->kv_heads > 0 && a->heads % a->kv_heads == 0, "the key-value heads do not divide the heads")
-	    || !holds(d, "attention", a->width > 0, "heads have no width")
-	    || !has(d, "attention", "q", q, IS_F32, ANY, queries) || !has(d, "attention", "k", k, IS_F32, q->rows, keys)
-	    || !has(d, "attention", "v", v, IS_F32, q->rows, keys) || !has(d, "attention", "y", y, IS_ACTIVATION, q->rows, queries)
+	if (!holds(d, "attention", a->heads > 0 && a->kv_heads > 0 && a->heads % a->kv_heads == 0,
+	           "the key-value heads do not divide the heads")
+	    || !holds(d, "attention", a->width > 0, "heads have no width") || !holds(d, "attention", a->scale > 0,
+	                                                                             "the scale is not positive")
+	    || !has(d, "attention", "q", q, IS_F32, ANY, queries) || !has(d, "attention", "k", k, IS_F32, q->rows,
+	                                                                  keys)
+	    || !has(d, "attention", "v", v, IS_F32, q->rows, keys) || !has(d, "attention", "y", y, IS_ACTIVATION,
+	                                                                   q->rows, queries)
 	    || !holds(d, "attention", a->seqlen > 0 && q->rows % a->seqlen == 0, "seqlen does not divide the tokens"))
 		return;
 	if (!is_empty(q))
@@ -167,14 +179,16 @@ op_attention(struct dev *d, struct mat *y, const struct mat *q, const struct mat
 void
 op_act(struct dev *d, struct mat *y, const struct mat *x, enum act act)
 {
-	if (has(d, "act", "x", x, IS_F32, ANY, ANY) && has(d, "act", "y", y, IS_ACTIVATION, x->rows, x->cols) && !is_empty(x))
+	if (has(d, "act", "x", x, IS_F32, ANY, ANY) && has(d, "act", "y", y, IS_ACTIVATION, x->rows, x->cols)
+	    && !is_empty(x))
 		d->be->act(d, y, x, act);
 }
 
 void
 op_gated(struct dev *d, struct mat *y, const struct mat *gate, const struct mat *up, enum act act)
 {
-	if (has(d, "gated", "gate", gate, IS_F32, ANY, ANY) && has(d, "gated", "up", up, IS_F32, gate->rows, gate->cols)
+	if (has(d, "gated", "gate", gate, IS_F32, ANY, ANY)
+	    && has(d, "gated", "up", up, IS_F32, gate->rows, gate->cols)
 	    && has(d, "gated", "y", y, IS_ACTIVATION, gate->rows, gate->cols) && !is_empty(gate))
 		d->be->gated(d, y, gate, up, act);
 }
@@ -182,12 +196,14 @@ op_gated(struct dev *d, struct mat *y, const struct mat *gate, const struct mat 
 void
 op_add(struct dev *d, struct mat *y, const struct mat *x, float scale)
 {
-	if (has(d, "add", "x", x, IS_F32, ANY, ANY) && has(d, "add", "y", y, IS_F32, x->rows, x->cols) && !is_empty(x))
+	if (has(d, "add", "x", x, IS_F32, ANY, ANY) && has(d, "add", "y", y, IS_F32, x->rows, x->cols)
+	    && !is_empty(x))
 		d->be->add(d, y, x, scale);
 }
 
 void
-op_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *head, const struct mat *bias, const struct mat *ids, int64_t seqlen)
+op_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *head, const struct mat *bias,
+       const struct mat *ids, int64_t seqlen)
 {
 	if (!has(d, "nll", "x", x, IS_ACTIVATION, ANY, ANY) || !has(d, "nll", "head", head, IS_WEIGHT, ANY, x->cols)
 	    || !has_row(d, "nll", "nll", nll, IS_F32, x->rows) || !has_row(d, "nll", "ids", ids, IS_I32, x->rows))
@@ -204,7 +220,8 @@ op_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *he
 void
 op_token_weight(struct dev *d, struct mat *a, const struct mat *x)
 {
-	if (has(d, "token_weight", "x", x, IS_ACTIVATION, ANY, ANY) && has_row(d, "token_weight", "a", a, IS_F32, x->rows) && x->rows > 0)
+	if (has(d, "token_weight", "x", x, IS_ACTIVATION, ANY, ANY)
+	    && has_row(d, "token_weight", "a", a, IS_F32, x->rows) && x->rows > 0)
 		d->be->token_weight(d, a, x);
 }
 
@@ -222,7 +239,8 @@ op_gram(struct dev *d, struct mat *h, const struct mat *x, const struct mat *a)
 void
 op_cross(struct dev *d, struct mat *c, const struct mat *f, const struct mat *x, const struct mat *a)
 {
-	if (!has(d, "cross", "x", x, IS_ACTIVATION, ANY, ANY) || !has(d, "cross", "f", f, IS_ACTIVATION, x->rows, x->cols)
+	if (!has(d, "cross", "x", x, IS_ACTIVATION, ANY, ANY)
+	    || !has(d, "cross", "f", f, IS_ACTIVATION, x->rows, x->cols)
 	    || !has(d, "cross", "c", c, IS_F32, x->cols, x->cols))
 		return;
 	if (a && !has_row(d, "cross", "a", a, IS_F32, x->rows))
@@ -236,8 +254,10 @@ op_cross(struct dev *d, struct mat *c, const struct mat *f, const struct mat *x,
 static bool
 is_grid(struct dev *d, const char *op, const struct grid *g)
 {
-	return holds(d, op, g->bits >= 2 && g->bits <= 8, "bits are not 2..8") && holds(d, op, g->group > 0, "the group is not positive")
-	       && holds(d, op, g->stored == F16 || g->stored == BF16 || g->stored == F32, "scales are stored as F16, BF16 or F32");
+	return holds(d, op, g->bits >= 2 && g->bits <= 8, "bits are not 2..8") && holds(d, op, g->group > 0,
+	                                                                                "the group is not positive")
+	       && holds(d, op, g->stored == F16 || g->stored == BF16 || g->stored == F32,
+	                "scales are stored as F16, BF16 or F32");
 }
 
 static bool
@@ -248,7 +268,8 @@ is_qmat(struct dev *d, const char *op, const struct qmat *q, int64_t rows, int64
 	if (!is_grid(d, op, g))
 		return false;
 	groups = (cols + g->group - 1) / g->group;
-	return has(d, op, "scale", &q->scale, IS_F32, rows, groups) && has(d, op, "zero", &q->zero, IS_U8, rows, groups)
+	return has(d, op, "scale", &q->scale, IS_F32, rows, groups) && has(d, op, "zero", &q->zero, IS_U8, rows,
+	                                                                   groups)
 	       && has_row(d, op, "group_of", &q->group_of, IS_I32, cols);
 }
 
@@ -298,7 +319,8 @@ factored(struct dev *d, const char *op, int64_t pivot, int64_t n)
 	if (d->status < 0)
 		return err_set(d->status, "%s", d->why);
 	if (pivot > 0)
-		return err_set(E_NUMERIC, "%s: pivot %lld of %lld is not positive; a larger damp makes it so", op, (long long)pivot, (long long)n);
+		return err_set(E_NUMERIC, "%s: pivot %lld of %lld is not positive; a larger damp makes it so", op,
+		               (long long)pivot, (long long)n);
 	return E_OK;
 }
 
@@ -309,7 +331,8 @@ op_factor(struct dev *d, struct mat *u, const struct mat *h, const struct mat *o
 
 	*dead = 0;
 	if (has(d, "factor", "h", h, IS_F32, ANY, ANY) && holds(d, "factor", h->rows == h->cols, "h is not square")
-	    && has(d, "factor", "u", u, IS_F32 | IS_F64, h->rows, h->rows) && has_row(d, "factor", "order", order, IS_I32, h->rows)
+	    && has(d, "factor", "u", u, IS_F32 | IS_F64, h->rows, h->rows) && has_row(d, "factor", "order", order,
+	                                                                              IS_I32, h->rows)
 	    && !is_empty(h))
 		pivot = d->be->factor(d, u, h, order, damp, dead);
 	return factored(d, "factor", pivot, h->rows);
@@ -321,7 +344,8 @@ op_solve(struct dev *d, struct mat *out, const struct mat *b, const struct mat *
 	int64_t pivot = 0;
 
 	if (has(d, "solve", "h", h, IS_F32, ANY, ANY) && holds(d, "solve", h->rows == h->cols, "h is not square")
-	    && has(d, "solve", "b", b, IS_F32, ANY, h->rows) && has(d, "solve", "out", out, IS_F32, b->rows, h->rows) && !is_empty(b))
+	    && has(d, "solve", "b", b, IS_F32, ANY, h->rows) && has(d, "solve", "out", out, IS_F32, b->rows,
+	                                                            h->rows) && !is_empty(b))
 		pivot = d->be->solve(d, out, b, h, lambda);
 	return factored(d, "solve", pivot, h->rows);
 }
@@ -330,7 +354,8 @@ void
 op_matmul(struct dev *d, struct mat *y, const struct mat *a, const struct mat *b)
 {
 	if (has(d, "matmul", "a", a, IS_F32, ANY, ANY) && has(d, "matmul", "b", b, IS_F32, a->cols, ANY)
-	    && has(d, "matmul", "y", y, IS_F32, a->rows, b->cols) && holds(d, "matmul", a->cols > 0, "a has no columns") && !is_empty(y))
+	    && has(d, "matmul", "y", y, IS_F32, a->rows, b->cols) && holds(d, "matmul", a->cols > 0,
+	                                                                   "a has no columns") && !is_empty(y))
 		d->be->matmul(d, y, a, b);
 }
 
@@ -342,7 +367,8 @@ op_babai(struct dev *d, struct qmat *q, struct mat *loss, const struct mat *w, c
 
 	if (has(d, op, "w", w, IS_F32, ANY, ANY) && is_qmat(d, op, q, w->rows, w->cols, g)
 	    && has(d, op, "code", &q->code, IS_U8, w->rows, w->cols) && has_row(d, op, "loss", loss, IS_F64, w->rows)
-	    && has(d, op, "u", u, IS_F32 | IS_F64, w->cols, w->cols) && has_row(d, op, "order", order, IS_I32, w->cols)
+	    && has(d, op, "u", u, IS_F32 | IS_F64, w->cols, w->cols) && has_row(d, op, "order", order, IS_I32,
+	                                                                        w->cols)
 	    && (b->static_groups || is_weight(d, op, weight, w->cols, g))
 	    && (!b->target || has(d, op, "target", b->target, IS_F32, w->rows, w->cols)) && !is_empty(w))
 		d->be->babai(d, q, loss, w, u, order, weight, g, b);

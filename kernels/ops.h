@@ -22,13 +22,17 @@ struct norm {
 
 /* ---- forward ---- */
 
-void op_convert(struct dev *d, struct mat *y, const struct mat *x);                      /* y = x, rounded to y's type */
-void op_embed(struct dev *d, struct mat *y, const struct mat *table, const struct mat *ids);   /* y[T,D] = table[ids[1,T] I32] */
-void op_norm(struct dev *d, struct mat *y, const struct mat *x, const struct norm *n);   /* rowwise; y[T,D] may be x, or BF16 */
+void op_convert(struct dev *d, struct mat *y,
+                const struct mat *x);                      /* y = x, rounded to y's type */
+void op_embed(struct dev *d, struct mat *y, const struct mat *table,
+              const struct mat *ids);   /* y[T,D] = table[ids[1,T] I32] */
+void op_norm(struct dev *d, struct mat *y, const struct mat *x,
+             const struct norm *n);   /* rowwise; y[T,D] may be x, or BF16 */
 /* The same over each head apart: x[T,H*E], n->w [1,E]. */
 void op_norm_heads(struct dev *d, struct mat *y, const struct mat *x, int heads, const struct norm *n);
 /* y[T,O] = x[T,I] w[O,I]^T + bias[1,O] (NULL: none); add: y += instead.  x may be BF16. */
-void op_linear(struct dev *d, struct mat *y, const struct mat *x, const struct mat *w, const struct mat *bias, bool add);
+void op_linear(struct dev *d, struct mat *y, const struct mat *x, const struct mat *w, const struct mat *bias,
+               bool add);
 /* Rotates x[T,H*E] in place; cos, sin [P,R/2] F32 with P >= seqlen, R <= E rotated dimensions; token t has
  * position t % seqlen.  interleaved: pairs (2i,2i+1), else (i, i+R/2). */
 struct rope {
@@ -44,13 +48,16 @@ struct attention {
 	int64_t window;               /* a token sees itself and window-1 before it; 0: all */
 	int64_t seqlen;
 };
-void op_attention(struct dev *d, struct mat *y, const struct mat *q, const struct mat *k, const struct mat *v, const struct attention *a);
+void op_attention(struct dev *d, struct mat *y, const struct mat *q, const struct mat *k, const struct mat *v,
+                  const struct attention *a);
 void op_act(struct dev *d, struct mat *y, const struct mat *x, enum act act);            /* y may be x, or BF16 */
-void op_gated(struct dev *d, struct mat *y, const struct mat *gate, const struct mat *up, enum act act);   /* y = act(gate) * up; y may be BF16 */
+void op_gated(struct dev *d, struct mat *y, const struct mat *gate, const struct mat *up,
+              enum act act);   /* y = act(gate) * up; y may be BF16 */
 void op_add(struct dev *d, struct mat *y, const struct mat *x, float scale);             /* y += scale * x */
 /* nll[1,T] F32: -log softmax(x[T,D] head[V,D]^T)[ids[t+1]], in chunks, never T x V at once; 0 for the last
  * token of each sequence.  log-sum-exp in double. */
-void op_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *head, const struct mat *bias, const struct mat *ids, int64_t seqlen);
+void op_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *head, const struct mat *bias,
+            const struct mat *ids, int64_t seqlen);
 
 /* ---- statistics ---- */
 
@@ -107,8 +114,8 @@ void op_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct
 void op_order(struct dev *d, struct mat *order, const struct mat *h, bool by_diag);
 /* u[n,n] upper, positive diagonal, u u^T = h[order][:,order] + damp * mean(diag h) I; dead inputs (h_ii = 0) get
  * h_ii = 1 (before the mean is taken) and are counted in *dead.  h is the lower triangle of op_gram, scaled or not, and is
- * left as it is.  u is F32 or F64, and decides the arithmetic.  Returns 0, or E_NUMERIC with the pivot named when the matrix is not positive definite
- * (the device stays good, so the caller may damp more), or the device's failure. */
+ * left as it is.  u is F32 or F64, and decides the arithmetic; zero below its diagonal.  Returns 0, or E_NUMERIC naming the
+ * input (from 1) whose pivot is not positive (the device stays good, so the caller may damp more), or the device's failure. */
 int op_factor(struct dev *d, struct mat *u, const struct mat *h, const struct mat *order, double damp, int64_t *dead);
 /* out[O,n] = b[O,n] (h + lambda mean(diag h) I)^-1, by Cholesky; h lower triangle.  As op_factor for its result. */
 int op_solve(struct dev *d, struct mat *out, const struct mat *b, const struct mat *h, double lambda);
@@ -123,7 +130,7 @@ void op_matmul(struct dev *d, struct mat *y, const struct mat *a, const struct m
  * weight [1,I] for SEARCH_WEIGHTED in original columns, else NULL. */
 struct babai {
 	bool static_groups, stale;
-	double ridge;                /* loss less ridge * sum (w - q)^2: with what the damping put on the diagonal, the loss of the undamped h */
+	double ridge;                /* loss less ridge * sum (w - q)^2: with damp * mean(diag h), the loss of the undamped h */
 	const struct mat *target;    /* loss of these weights, F32 [O,I], in place of w's; NULL: w's */
 };
 void op_babai(struct dev *d, struct qmat *q, struct mat *loss, const struct mat *w, const struct mat *u,

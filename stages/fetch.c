@@ -2,6 +2,7 @@
  *
  * A file of tensors exports one digest a tensor, by name; any other file exports "content".  Nothing is copied: later
  * stages read the mapping.  A local file has no key of its own; what follows is keyed by the digests. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "qjob/base/err.h"
@@ -20,6 +21,23 @@ expand(struct graph *g, const struct project *p)
 	return 0;
 }
 
+/* Of what a tensor is, not of its bytes alone: the same bytes in another type or shape are other numbers. */
+static void
+digest_tensor(const struct tensor *t, char hex[SHA256_HEX])
+{
+	struct sha256 *h = sha256_new();
+	struct buf kind = {0};
+
+	buf_puts(&kind, dtype_name(t->type));
+	for (int i = 0; i < t->rank; i++)
+		buf_printf(&kind, " %" PRId64, t->shape[i]);
+	buf_puts(&kind, "\n");
+	sha256_add(h, kind.p, kind.n);
+	sha256_add(h, t->p, t->bytes);
+	sha256_end(h, hex);
+	buf_release(&kind);
+}
+
 static int
 digest_tensors(struct job *job, const struct safetensors *s)
 {
@@ -30,7 +48,7 @@ digest_tensors(struct job *job, const struct safetensors *s)
 
 		if (job->host->stop(job))
 			return err_set(E_SYS, "interrupted");
-		sha256_of(s->v[i].p, s->v[i].bytes, hex);
+		digest_tensor(&s->v[i], hex);
 		job->host->exports(job, s->v[i].name, hex);
 		bytes += s->v[i].bytes;
 		job->host->progress(job, (double)bytes, (double)s->view.n, NULL);

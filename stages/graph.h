@@ -61,7 +61,8 @@ struct graph {
 /* Adds the fact "stage NAME VERSION" by itself. */
 struct node *graph_add(struct graph *g, const struct stage *s, int index, const char *name_fmt, ...) __attribute__((format(printf, 4, 5)));
 struct node *graph_find(const struct graph *g, const char *name);
-void node_fact(struct node *n, const char *fmt, ...) __attribute__((format(printf, 2, 3)));     /* one line, newline added; control characters are an error of the caller */
+/* One line, newline added; control characters and backslashes are written \xNN. */
+void node_fact(struct node *n, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void node_need(struct node *n, struct node *from, const char *what, const char *label_fmt, ...) __attribute__((format(printf, 4, 5)));
 void node_after(struct node *n, struct node *from, const char *what);    /* unkeyed */
 void node_publish(struct node *n, const char *file);

@@ -77,6 +77,7 @@ expand_shard(struct graph *g, const struct project *p, const struct shards *s, s
 	n->resource = RES_IO;
 	n->cost.disk = shard->bytes;
 	format_facts(p, n);
+	node_fact(n, "file %s", shard->name);
 	node_publish(n, shard->name);
 	for (size_t k = 0; k < shard->n; k++) {
 		const struct packed_tensor *t = &s->tensors[shard->first + k];
@@ -91,29 +92,26 @@ expand_shard(struct graph *g, const struct project *p, const struct shards *s, s
 	return 0;
 }
 
-/* Method settings are told in config.json, so they key it. */
+/* config.json's own part keys it, a line for each of its keys. */
 static void
-expand_files(struct graph *g, const struct project *p, const struct shards *s)
+config_facts(const struct project *p, struct node *n)
 {
-	struct node *n = graph_add(g, &stage_pack, -1, "pack/files");
-	struct param_block method = {.table = p->s->method->params, .values = p->s->method_params};
-	struct buf extra = {0};
-	const char *name = p->s->format->extra_file ? p->s->format->extra_file(p, &extra) : NULL;
+	json_t *config = p->s->format->config(p), *v;
+	const char *key;
 
-	n->resource = RES_IO;
-	format_facts(p, n);
-	param_key(&method, "quantize", &n->facts);
-	node_fact(n, "writer qjob %s", QJOB_VERSION);
-	for (size_t i = 0; i < p->nchoices; i++)
-		choice_fact(n, &p->choices[i]);
-	for (size_t i = 0; i < s->n && s->n > 1; i++)
-		for (size_t k = s->v[i].first; k < s->v[i].first + s->v[i].n; k++)
-			node_fact(n, "out %06zu %s %s %zu", k, s->tensors[k].t.name, s->v[i].name, s->tensors[k].t.bytes);
-	node_publish(n, "config.json");
-	if (s->n > 1)
-		node_publish(n, "model.safetensors.index.json");
-	if (name)
-		node_publish(n, name);
+	json_object_foreach(config, key, v) {
+		struct buf line = {0};
+
+		json_write_line(v, &line);
+		node_fact(n, "config %s %s", key, buf_text(&line));
+		buf_release(&line);
+	}
+	json_decref(config);
+}
+
+static void
+need_files(const struct project *p, struct graph *g, struct node *n)
+{
 	for (size_t i = 0; i < p->nfiles; i++) {
 		const struct project_file *f = &p->files[i];
 		char from[300];
@@ -125,6 +123,27 @@ expand_files(struct graph *g, const struct project *p, const struct shards *s)
 		if (f->carried)
 			node_publish(n, f->name);
 	}
+}
+
+static void
+expand_files(struct graph *g, const struct project *p, const struct shards *s)
+{
+	struct node *n = graph_add(g, &stage_pack, -1, "pack/files");
+	struct buf extra = {0};
+	const char *name = p->s->format->extra_file ? p->s->format->extra_file(p, &extra) : NULL;
+
+	n->resource = RES_IO;
+	node_fact(n, "format %s %d", p->s->format->name, p->s->format->version);
+	config_facts(p, n);
+	for (size_t i = 0; i < s->n && s->n > 1; i++)
+		for (size_t k = s->v[i].first; k < s->v[i].first + s->v[i].n; k++)
+			node_fact(n, "out %06zu %s %s %zu", k, s->tensors[k].t.name, s->v[i].name, s->tensors[k].t.bytes);
+	node_publish(n, "config.json");
+	if (s->n > 1)
+		node_publish(n, "model.safetensors.index.json");
+	if (name)
+		node_publish(n, name);
+	need_files(p, g, n);
 	buf_release(&extra);
 }
 

@@ -63,13 +63,15 @@ facts(const struct project *p, struct node *n, const struct choice *v, size_t co
 
 	node_fact(n, "method %s %d", s->method->name, s->method->version);
 	param_key(&own, "quantize", &n->facts);
-	node_fact(n, "scale %s zero_min %d", dtype_name(scale), s->format->zero_min(s->format_params, false));
+	node_fact(n, "scale %s", dtype_name(scale));
 	for (size_t i = 0; i < count; i++) {
 		if (v[i].skip)
 			node_fact(n, "linear %s skip", v[i].name);
+		else if (v[i].sym)
+			node_fact(n, "linear %s bits %d group_size %lld sym true", v[i].name, v[i].bits, (long long)v[i].group);
 		else
-			node_fact(n, "linear %s bits %d group_size %lld sym %s", v[i].name, v[i].bits, (long long)v[i].group,
-			          v[i].sym ? "true" : "false");
+			node_fact(n, "linear %s bits %d group_size %lld sym false zero_min %d", v[i].name, v[i].bits,
+			          (long long)v[i].group, s->format->zero_min(s->format_params, false));
 	}
 }
 

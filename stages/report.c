@@ -180,11 +180,13 @@ markdown_head(const json_t *r, struct buf *out)
 {
 	const json_t *size = json_object_get(r, "size"), *ppl = json_object_get(r, "perplexity");
 
-	buf_printf(out, "# Quantization report\n\n%s, %.0f blocks, method %s, format %s, qjob %s\n\n", text(json_object_get(r, "model"), "model_type"),
+	buf_printf(out, "# Quantization report\n\n%s, %.0f blocks, method %s, format %s, qjob %s\n\n",
+	           text(json_object_get(r, "model"), "model_type"),
 	           number(json_object_get(r, "model"), "blocks"), text(r, "method"), text(r, "format"), text(r, "qjob"));
 	buf_puts(out, "| | before | after | |\n|---|---|---|---|\n");
 	if (json_is_object(ppl))
-		buf_printf(out, "| perplexity | %.4f | %.4f | %+.2f %% |\n", number(ppl, "original"), number(ppl, "quantized"), 100 * number(ppl, "increase"));
+		buf_printf(out, "| perplexity | %.4f | %.4f | %+.2f %% |\n", number(ppl, "original"),
+		           number(ppl, "quantized"), 100 * number(ppl, "increase"));
 	buf_puts(out, "| size | ");
 	add_bytes(out, number(size, "bytes_before"));
 	buf_puts(out, " | ");
@@ -193,7 +195,8 @@ markdown_head(const json_t *r, struct buf *out)
 	buf_printf(out, "| bits a weight of the quantized linears | %.2f | %.3f | |\n", number(size, "bits_per_weight_before"),
 	           number(size, "bits_per_weight_after"));
 	if (json_is_object(ppl))
-		buf_printf(out, "\nPerplexity: %.0f windows of %.0f tokens, %.0f predicted tokens, %s arithmetic; %s.\n", number(ppl, "windows"),
+		buf_printf(out, "\nPerplexity: %.0f windows of %.0f tokens, %.0f predicted tokens, %s arithmetic; "
+		           "%s.\n", number(ppl, "windows"),
 		           number(ppl, "seqlen"), number(ppl, "tokens"), text(ppl, "dtype"), text(ppl, "protocol"));
 	else
 		buf_puts(out, "\nNo perplexity was asked for (validate.perplexity.dataset); the structure of the files was checked.\n");
@@ -218,10 +221,13 @@ markdown_linears(const json_t *linears, struct buf *out)
 	json_t *v;
 
 	buf_puts(out, "\n## Linears\n\nLoss: of outputs, a token, by the method's statistics; without statistics, of weights.\n\n"
-	         "| linear | out x in | bits | group | sym | loss | damp | dead inputs | fallback |\n|---|---|---|---|---|---|---|---|---|\n");
+	         "| linear | out x in | bits | group | sym | loss | damp | dead inputs | fallback |\n"
+	         "|---|---|---|---|---|---|---|---|---|\n");
 	json_array_foreach((json_t *)linears, i, v)
-		buf_printf(out, "| %s | %.0f x %.0f | %.0f | %.0f | %s | %.5g | %.4g | %.0f | %s |\n", text(v, "name"), number(v, "rows"), number(v, "cols"),
-		           number(v, "bits"), number(v, "group_size"), json_is_true(json_object_get(v, "sym")) ? "yes" : "no", number(v, "loss"),
+		buf_printf(out, "| %s | %.0f x %.0f | %.0f | %.0f | %s | %.5g | %.4g | %.0f | %s |\n",
+		           text(v, "name"), number(v, "rows"), number(v, "cols"),
+		           number(v, "bits"), number(v, "group_size"),
+		           json_is_true(json_object_get(v, "sym")) ? "yes" : "no", number(v, "loss"),
 		           number(v, "damp"), number(v, "dead"), text(v, "fallback"));
 }
 

@@ -168,7 +168,8 @@ check_ids(const struct encoding *e)
 
 	for (size_t i = 0; i < e->ids.n; i++)
 		if (e->ids.v[i] >= vocabulary)
-			return err_set(E_DATA, "the tokenizer gives id %d, but the model has %lld embeddings", e->ids.v[i], (long long)vocabulary);
+			return err_set(E_DATA, "the tokenizer gives id %d, but the model has %lld embeddings",
+			               e->ids.v[i], (long long)vocabulary);
 	return 0;
 }
 

@@ -92,7 +92,8 @@ report_facts(const struct project *p, struct node *n, const struct shards *s)
 		if (c->skip)
 			node_fact(n, "linear %s skip", c->name);
 		else
-			node_fact(n, "linear %s bits %d group_size %" PRId64 " sym %d bytes %zu", c->name, c->bits, c->group, c->sym, t ? t->bytes : 0);
+			node_fact(n, "linear %s bits %d group_size %" PRId64 " sym %d bytes %zu", c->name, c->bits,
+			          c->group, c->sym, t ? t->bytes : 0);
 	}
 }
 
@@ -295,7 +296,8 @@ check_tensors(const struct shards *s, const struct weights *w)
 
 		if (!t)
 			return err_set(E_DATA, "%s is missing", want->name);
-		if (t->type != want->type || t->rank != want->rank || memcmp(t->shape, want->shape, (size_t)t->rank * sizeof(*t->shape)) != 0)
+		if (t->type != want->type || t->rank != want->rank ||
+		    memcmp(t->shape, want->shape, (size_t)t->rank * sizeof(*t->shape)) != 0)
 			return err_set(E_DATA, "%s has another type or shape than planned", want->name);
 	}
 	for (size_t i = 0; i < w->nfiles; i++)
@@ -451,7 +453,8 @@ project_verdict(const struct project *p, const char *report_path, struct buf *su
 	ppl = json_object_get(report, "perplexity");
 	increase = json_number_value(json_object_get(ppl, "increase"));
 	if (json_is_object(ppl) && !isnan(limit) && increase > limit)
-		rc = err_set(E_GATE, "perplexity grew by %.2f %% (%.4f to %.4f), more than validate.max_perplexity_increase allows: %.4g (%.4g %%)",
+		rc = err_set(E_GATE, "perplexity grew by %.2f %% (%.4f to %.4f), more than "
+		             "validate.max_perplexity_increase allows: %.4g (%.4g %%)",
 		             100 * increase, json_number_value(json_object_get(ppl, "original")),
 		             json_number_value(json_object_get(ppl, "quantized")), limit, 100 * limit);
 	json_decref(report);

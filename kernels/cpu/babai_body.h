@@ -43,7 +43,7 @@ OF(choose)(REAL *restrict value, uint8_t *restrict code, const REAL *restrict w,
 			value[l] = round_to((x - z) * scale[l], g->stored);
 		}
 	} else {
-		#pragma omp simd
+		SIMD
 		for (int l = 0; l < LANES; l++) {
 			REAL z = zero[l], x = g->rounding == ROUND_FP32 ? (float)w[l] / scale[l] : w[l] / (REAL)scale[l];
 
@@ -71,7 +71,7 @@ OF(step)(struct OF(room) *m, const struct task *t, const struct block *b, int la
 		double *restrict loss = m->loss + lane;
 
 		OF(choose)(value, m->code + i * ROWS + lane, w, m->scale + grid, m->zero + grid, t->g);
-		#pragma omp simd
+		SIMD
 		for (int l = 0; l < LANES; l++) {
 			e[l] = (w[l] - value[l]) * diag;
 			done[l] = first[l] - value[l];
@@ -82,7 +82,7 @@ OF(step)(struct OF(room) *m, const struct task *t, const struct block *b, int la
 				m->missed[at * ROWS + lane + l] = m->aim[i * ROWS + lane + l] - value[l];
 		for (int k = i + 1; k < width; k++) {
 			REAL *restrict later = m->now + k * ROWS + lane, factor = inverse[k];
-			#pragma omp simd
+			SIMD
 			for (int l = 0; l < LANES; l++)
 				later[l] -= e[l] * factor;
 		}
@@ -94,10 +94,10 @@ static void
 OF(take)(REAL *to, const struct OF(room) *m, const struct mat *from, const int32_t *order, int64_t n)
 {
 	for (int r = 0; r < ROWS; r++) {
-		const float *p = (const float *)from->p + (m->row + r) * from->ld;
+		const float *p = r < m->rows ? (const float *)from->p + (m->row + r) * from->ld : NULL;
 
 		for (int64_t i = 0; i < n; i++)
-			to[i * ROWS + r] = r < m->rows ? p[order[i]] : 0;
+			to[i * ROWS + r] = p ? p[order[i]] : 0;
 	}
 }
 
@@ -126,6 +126,8 @@ OF(fit)(struct OF(room) *m, const struct task *t, int lane, int64_t at, int64_t 
 	struct lane_grid c;
 
 	fault = grid_fit(&c, &k, t->g, &where);
+	if (fault)
+		return fault_key(m->row + lane + where, fault);
 	for (int l = 0; l < LANES; l++) {
 		m->scale[g * ROWS + lane + l] = c.scale[l];
 		m->zero[g * ROWS + lane + l] = c.zero[l];
@@ -134,7 +136,7 @@ OF(fit)(struct OF(room) *m, const struct task *t, int lane, int64_t at, int64_t 
 		((float *)t->q->scale.p)[(m->row + lane + l) * t->q->scale.ld + g] = c.scale[l];
 		((uint8_t *)t->q->zero.p)[(m->row + lane + l) * t->q->zero.ld + g] = (uint8_t)c.zero[l];
 	}
-	return fault ? fault_key(m->row + lane + where, fault) : 0;
+	return 0;
 }
 
 /* Fits the groups that are to be fitted at the block's start.  What they span is corrected as far as the finished
@@ -213,7 +215,7 @@ OF(block)(struct OF(room) *m, const struct task *t, const struct block *b)
 		bad = OF(fit_ahead)(m, t, b);
 	for (int lane = 0; lane < m->rows && !bad; lane += LANES)
 		bad = OF(walk)(m, t, b, lane);
-	for (int r = 0; r < m->rows; r++)
+	for (int r = 0; r < m->rows && !bad; r++)
 		for (int64_t i = 0; i < width; i++)
 			((uint8_t *)t->q->code.p)[(m->row + r) * t->q->code.ld + t->order[b->start + i]] = m->code[i * ROWS + r];
 	return bad;

@@ -14,13 +14,16 @@
 void cpu_convert(struct dev *d, struct mat *y, const struct mat *x);
 void cpu_embed(struct dev *d, struct mat *y, const struct mat *table, const struct mat *ids);
 void cpu_norm(struct dev *d, struct mat *y, const struct mat *x, int heads, const struct norm *n);
-void cpu_linear(struct dev *d, struct mat *y, const struct mat *x, const struct mat *w, const struct mat *bias, bool add);
+void cpu_linear(struct dev *d, struct mat *y, const struct mat *x, const struct mat *w, const struct mat *bias,
+                bool add);
 void cpu_rope(struct dev *d, struct mat *x, int heads, const struct rope *r, int64_t seqlen);
-void cpu_attention(struct dev *d, struct mat *y, const struct mat *q, const struct mat *k, const struct mat *v, const struct attention *a);
+void cpu_attention(struct dev *d, struct mat *y, const struct mat *q, const struct mat *k, const struct mat *v,
+                   const struct attention *a);
 void cpu_act(struct dev *d, struct mat *y, const struct mat *x, enum act act);
 void cpu_gated(struct dev *d, struct mat *y, const struct mat *gate, const struct mat *up, enum act act);
 void cpu_add(struct dev *d, struct mat *y, const struct mat *x, float scale);
-void cpu_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *head, const struct mat *bias, const struct mat *ids, int64_t seqlen);
+void cpu_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *head, const struct mat *bias,
+             const struct mat *ids, int64_t seqlen);
 void cpu_token_weight(struct dev *d, struct mat *a, const struct mat *x);
 void cpu_gram(struct dev *d, struct mat *h, const struct mat *x, const struct mat *a);
 void cpu_cross(struct dev *d, struct mat *c, const struct mat *f, const struct mat *x, const struct mat *a);
@@ -28,7 +31,8 @@ void cpu_fit(struct dev *d, struct qmat *q, const struct mat *w, const struct ma
 void cpu_round(struct dev *d, struct qmat *q, const struct mat *w, const struct grid *g);
 void cpu_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct grid *g);
 void cpu_order(struct dev *d, struct mat *order, const struct mat *h, bool by_diag);
-int64_t cpu_factor(struct dev *d, struct mat *u, const struct mat *h, const struct mat *order, double damp, int64_t *dead);
+int64_t cpu_factor(struct dev *d, struct mat *u, const struct mat *h, const struct mat *order, double damp,
+                   int64_t *dead);
 int64_t cpu_solve(struct dev *d, struct mat *out, const struct mat *b, const struct mat *h, double lambda);
 void cpu_matmul(struct dev *d, struct mat *y, const struct mat *a, const struct mat *b);
 void cpu_babai(struct dev *d, struct qmat *q, struct mat *loss, const struct mat *w, const struct mat *u,

@@ -36,7 +36,7 @@ find_range(struct range *r, int *lane)
 
 	for (int64_t j = 0; j < k->cols; j++) {
 		const float *w = k->w + j * k->ld;
-		#pragma omp simd
+		SIMD
 		for (int l = 0; l < LANES; l++) {
 			lo[l] = w[l] < lo[l] ? w[l] : lo[l];
 			hi[l] = w[l] > hi[l] ? w[l] : hi[l];
@@ -110,14 +110,14 @@ settle_scales(float *restrict s, const struct grid *g)
 	float least = least_scale(g);
 
 	if (g->rounding == ROUND_STORED && g->stored == F16)
-		#pragma omp simd
+		SIMD
 		for (int l = 0; l < LANES; l++)
 			s[l] = round_to(s[l], F16);
 	else if (g->rounding == ROUND_STORED && g->stored == BF16)
-		#pragma omp simd
+		SIMD
 		for (int l = 0; l < LANES; l++)
 			s[l] = round_to(s[l], BF16);
-	#pragma omp simd
+	SIMD
 	for (int l = 0; l < LANES; l++)
 		s[l] = s[l] > least ? s[l] : least;
 }
@@ -146,11 +146,11 @@ place(struct lane_grid *restrict out, const struct range *r, float p)
 		place_stepwise(out, r, p);
 		return;
 	}
-	#pragma omp simd
+	SIMD
 	for (int l = 0; l < LANES; l++)
 		out->scale[l] = (r->hi[l] - r->lo[l]) * p / r->top;
 	settle_scales(out->scale, r->g);
-	#pragma omp simd
+	SIMD
 	for (int l = 0; l < LANES; l++)
 		out->zero[l] = r->g->sym ? r->mid : nearest(clamp(-r->lo[l] * p / out->scale[l], 0, r->top));
 	if (!r->g->sym && r->g->zero_min > 0)
@@ -171,7 +171,7 @@ square_error(float *restrict e, const struct lane_grid *c, const struct lane_gro
 	}
 	for (int64_t j = 0; j < k->cols; j++) {
 		const float *w = k->w + j * k->ld, v = k->weight[j];
-		#pragma omp simd
+		SIMD
 		for (int l = 0; l < LANES; l++) {
 			float d = nearest(clamp(w[l] * per[l], lo[l], hi[l])) * s[l] - w[l];
 
@@ -213,7 +213,7 @@ power_error(float *restrict e, const struct lane_grid *c, const struct lane_grou
 	}
 	for (int64_t j = 0; j < k->cols; j++) {
 		const float *w = k->w + j * k->ld;
-		#pragma omp simd
+		SIMD
 		for (int l = 0; l < LANES; l++) {
 			float d = nearest(clamp(w[l] * per[l], lo[l], hi[l])) * s[l] - w[l];
 			float t = d * d > 0x1p-100f ? d * d : 0x1p-100f, y = inverse_fifth_root(t);

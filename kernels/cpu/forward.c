@@ -22,7 +22,8 @@ cpu_embed(struct dev *d, struct mat *y, const struct mat *table, const struct ma
 
 	for (t = 0; t < y->rows; t++) {
 		if (id[t] < 0 || id[t] >= table->rows) {
-			cpu_fail(d, E_DATA, "embed: token %lld is id %d, and the table has %lld rows", (long long)t, (int)id[t],
+			cpu_fail(d, E_DATA, "embed: token %lld is id %d, and the table has %lld rows", (long long)t,
+			         (int)id[t],
 			         (long long)table->rows);
 			return;
 		}
@@ -71,7 +72,8 @@ sum_squares(const float *x, int64_t n, double mean)
 }
 
 WIDE static void
-scale_piece(float *y, const float *x, const float *w, const float *b, int64_t n, float mean, float inverse, float w_add)
+scale_piece(float *y, const float *x, const float *w, const float *b, int64_t n, float mean, float inverse,
+            float w_add)
 {
 	int64_t i;
 

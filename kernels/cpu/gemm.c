@@ -288,7 +288,8 @@ memories(struct product *p, dnnl_engine_t engine, const dnnl_memory_desc_t md[3]
 	if (s == dnnl_success)
 		s = memory_open(&p->c, &md[2], engine);
 	if (s == dnnl_success)
-		s = dnnl_memory_create(&p->scratch, dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0), engine,
+		s = dnnl_memory_create(&p->scratch, dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0),
+		                       engine,
 		                       DNNL_MEMORY_NONE);
 	p->scratch_size = dnnl_memory_desc_get_size(dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0));
 	return s;
@@ -385,7 +386,8 @@ static dnnl_status_t
 execute(struct worker *w, const struct product *p, void *c, const void *a, const void *b)
 {
 	dnnl_exec_arg_t args[] = {
-		{DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c}, {DNNL_ARG_SCRATCHPAD, p->scratch},
+		{DNNL_ARG_SRC, p->a}, {DNNL_ARG_WEIGHTS, p->b}, {DNNL_ARG_DST, p->c}, {DNNL_ARG_SCRATCHPAD,
+		                                                                       p->scratch},
 	};
 	void *handle[] = {(void *)(uintptr_t)a, (void *)(uintptr_t)b, c, w->scratch};
 	dnnl_status_t s;
@@ -408,7 +410,8 @@ gemm_here(struct dev *d, struct mat *c, const struct mat *a, const struct mat *b
 {
 	struct gemms *g = cpu_gemms(d);
 	struct worker *w = g->worker[cpu_worker()];
-	struct key key = {.m = c->rows, .n = c->cols, .k = how & GEMM_AT ? a->rows : a->cols, .lda = a->ld, .ldb = b->ld,
+	struct key key = {.m = c->rows, .n = c->cols, .k = how & GEMM_AT ? a->rows : a->cols, .lda = a->ld,
+	                  .ldb = b->ld,
 	                  .ldc = c->ld, .type = a->type, .how = how};
 	struct product *p = slot(w, &key);
 	int threads = omp_get_max_threads();
@@ -421,7 +424,8 @@ gemm_here(struct dev *d, struct mat *c, const struct mat *a, const struct mat *b
 		s = execute(w, p, c->p, a->p, b->p);
 	omp_set_num_threads(threads);
 	if (s != dnnl_success)
-		cpu_fail(d, E_SYS, "oneDNN failed with status %d at a product %s of [%lld,%lld] and [%lld,%lld]", (int)s,
+		cpu_fail(d, E_SYS, "oneDNN failed with status %d at a product %s of [%lld,%lld] and [%lld,%lld]",
+		         (int)s,
 		         a->type == BF16 ? "BF16" : "F32", (long long)key.m, (long long)key.k, (long long)key.k,
 		         (long long)key.n);
 }

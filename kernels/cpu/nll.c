@@ -131,7 +131,8 @@ are_words(struct dev *d, const int32_t *ids, int64_t n, int64_t words)
 
 	for (t = 0; t < n; t++) {
 		if (ids[t] < 0 || ids[t] >= words) {
-			cpu_fail(d, E_DATA, "nll: token %lld is id %d, and the head has %lld rows", (long long)t, (int)ids[t], (long long)words);
+			cpu_fail(d, E_DATA, "nll: token %lld is id %d, and the head has %lld rows", (long long)t,
+			         (int)ids[t], (long long)words);
 			return false;
 		}
 	}
@@ -139,7 +140,8 @@ are_words(struct dev *d, const int32_t *ids, int64_t n, int64_t words)
 }
 
 void
-cpu_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *head, const struct mat *bias, const struct mat *ids, int64_t seqlen)
+cpu_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *head, const struct mat *bias,
+        const struct mat *ids, int64_t seqlen)
 {
 	struct job b = {.d = d, .bias = bias ? bias->p : NULL, .ids = ids->p, .seqlen = seqlen};
 	size_t mark = d->used, tokens = (size_t)x->rows;

@@ -5,7 +5,7 @@
 #include "kernels/cpu/num.h"
 
 /* Tokens of a product, and the side of a tile of h.  Both decide the order of sums: changing one changes results. */
-enum { CHUNK = 2048, SIDE = 256 };
+enum { CHUNK = 2048, SIDE = 192 };
 
 static int64_t
 least(int64_t a, int64_t b)
@@ -107,13 +107,15 @@ scale_row(float *x, const float *minus, int64_t n, float by)
 
 /* Token t of strip i = by * (x - minus), as an operand. */
 static void
-fill_row(struct dev *d, const struct mat *to, int64_t t, const struct mat *x, const struct mat *minus, int64_t i, float by)
+fill_row(struct dev *d, const struct mat *to, int64_t t, const struct mat *x, const struct mat *minus, int64_t i,
+         float by)
 {
 	float a[SIDE], b[SIDE];
 
 	cpu_load(a, (const char *)cpu_row(x, t) + i * SIDE * (int64_t)cpu_size(x->type), x->type, to->cols);
 	if (minus)
-		cpu_load(b, (const char *)cpu_row(minus, t) + i * SIDE * (int64_t)cpu_size(minus->type), minus->type, to->cols);
+		cpu_load(b, (const char *)cpu_row(minus, t) + i * SIDE * (int64_t)cpu_size(minus->type), minus->type,
+		         to->cols);
 	if (minus || by != 1.f)
 		scale_row(a, minus ? b : NULL, to->cols, by);
 	operand_row(d, cpu_row(to, t), a, F32, to->cols);
@@ -151,7 +153,8 @@ add_tile(struct mat *h, const float *tile, int64_t m, int64_t n, int64_t i, int6
 }
 
 static void
-tile(struct dev *d, struct mat *h, const struct strips *l, const struct strips *r, int64_t tokens, int64_t i, int64_t j, float *room)
+tile(struct dev *d, struct mat *h, const struct strips *l, const struct strips *r, int64_t tokens, int64_t i,
+     int64_t j, float *room)
 {
 	struct mat a = strip(l, i, tokens), b = strip(r, j, tokens);
 	struct mat c = {.p = room, .rows = a.cols, .cols = b.cols, .ld = b.cols, .type = F32};
@@ -162,7 +165,8 @@ tile(struct dev *d, struct mat *h, const struct strips *l, const struct strips *
 
 /* h += l^T r; the same strips twice: the lower triangle. */
 static void
-add_product(struct dev *d, struct mat *h, const struct strips *l, const struct strips *r, int64_t tokens, float *rooms)
+add_product(struct dev *d, struct mat *h, const struct strips *l, const struct strips *r, int64_t tokens,
+            float *rooms)
 {
 	int64_t count = (h->rows + SIDE - 1) / SIDE, at;
 

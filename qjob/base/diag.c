@@ -96,7 +96,7 @@ distance(const char *a, const char *b)
 const char *
 nearest_name(const char *name, const char *const *names, size_t n)
 {
-	size_t length = strlen(name), best = (length + 2) / 3;
+	size_t length = strlen(name), best = (length + 1) / 3;
 	const char *nearest = NULL;
 
 	if (length > NAME_MAX_NEAR)

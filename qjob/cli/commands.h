@@ -45,8 +45,10 @@ struct device_options {
 	int threads;              /* 0: as many as the process may use */
 };
 
+enum { ARGS_MAX = 256 };
+
 struct arg_list {                 /* a repeated option, in order; the texts are argv's */
-	const char **v;           /* freed by the process's end */
+	const char *v[ARGS_MAX];
 	size_t n;
 };
 

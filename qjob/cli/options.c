@@ -6,7 +6,6 @@
 
 #include "qjob/base/diag.h"
 #include "qjob/base/err.h"
-#include "qjob/base/mem.h"
 #include "qjob/base/number.h"
 
 struct reading {
@@ -94,7 +93,8 @@ set_value(struct reading *r, const struct opt *o, const char *value)
 	if (o->type == OPT_TEXTS) {
 		struct arg_list *list = (struct arg_list *)(void *)field;
 
-		list->v = mem_grow(list->v, list->n + 1, sizeof(*list->v));
+		if (list->n == ARGS_MAX)
+			return usage_error(r->c->name, "--%s is given more than %d times", o->name, ARGS_MAX);
 		list->v[list->n++] = value;
 	} else if (o->type == OPT_INT) {
 		if (!whole_parse(value, &x) || x < 1 || x > 4096)

@@ -17,9 +17,10 @@ struct track {
 	const struct stage *stage;
 	const char *unit;
 	size_t total, finished, hits, ran, failed;
-	double begun;             /* when the first node ran; negative: none has */
+	size_t running;
+	double busy, since;       /* seconds in which at least one ran; since when one does */
 	double last_line;
-	const struct node *now;   /* that runs; NULL: none */
+	const struct node *now;   /* the latest that runs; NULL: none */
 	bool replays;
 	double part;              /* of now: 0..1 */
 	char text[96];            /* "loss 0.0123" */
@@ -68,12 +69,18 @@ progress_open(const struct graph *g, const struct progress_options *o)
 
 		if (!t && p->n < STAGES_MAX) {
 			t = &p->v[p->n++];
-			*t = (struct track){.stage = g->v[i]->stage, .unit = g->v[i]->unit, .begun = -1};
+			*t = (struct track){.stage = g->v[i]->stage, .unit = g->v[i]->unit};
 		}
 		if (t)
 			t->total++;
 	}
 	return p;
+}
+
+static double
+busy_seconds(const struct track *t, double now)
+{
+	return t->busy + (t->running ? now - t->since : 0);
 }
 
 /* Seconds a node; 0 while nothing is known. */
@@ -82,7 +89,7 @@ pace(const struct track *t, double now)
 {
 	double done = (double)t->ran + (t->now && !t->replays ? t->part : 0);
 
-	return t->begun >= 0 && done > 0 ? (now - t->begun) / done : 0;
+	return done > 0 ? busy_seconds(t, now) / done : 0;
 }
 
 static void
@@ -106,27 +113,37 @@ describe(const struct track *t, double now, struct buf *out)
 }
 
 static void
+begin_node(struct track *t, const struct event *e)
+{
+	t->now = e->node;
+	t->replays = e->state == NODE_REPLAYS;
+	t->part = 0;
+	if (!t->replays && t->running++ == 0)
+		t->since = e->seconds;
+}
+
+static void
+end_node(struct track *t, const struct event *e)
+{
+	if (t->running && --t->running == 0)
+		t->busy += e->seconds - t->since;
+	t->now = NULL;
+}
+
+static void
 update(struct track *t, const struct event *e)
 {
 	switch (e->state) {
-	case NODE_REPLAYS:
-	case NODE_RUNS:
-		t->now = e->node;
-		t->replays = e->state == NODE_REPLAYS;
-		t->part = 0;
-		if (t->begun < 0 && !t->replays)
-			t->begun = e->seconds;
-		return;
-	case NODE_HIT:     t->hits++; break;
-	case NODE_DONE:
-	case NODE_CUTOFF:  t->ran++; break;
-	case NODE_FAILED:  t->failed++; break;
-	case NODE_SKIPPED: break;
 	case NODE_WAITS:   return;
+	case NODE_REPLAYS:
+	case NODE_RUNS:    begin_node(t, e); return;
+	case NODE_DONE:
+	case NODE_CUTOFF:  end_node(t, e); t->ran++; break;
+	case NODE_FAILED:  end_node(t, e); t->failed++; break;
+	case NODE_HIT:     t->hits++; break;
+	case NODE_SKIPPED: break;
 	}
 	t->finished++;
-	if (t->now == e->node || e->state != NODE_HIT)
-		t->now = NULL;
 }
 
 /* ---- live lines ---- */
@@ -182,12 +199,12 @@ draw(struct progress *p, double now)
 static void
 tell_end(struct progress *p, struct track *t, double now)
 {
-	char took[32] = "";
+	const char *unit = t->unit ? t->unit : "nodes";
+	char took[32];
 
 	t->told = true;
-	if (t->begun >= 0)
-		time_text(now - t->begun, took, sizeof(took));
-	fprintf(p->o.to, "%-9s %zu %s", t->stage->name, t->total, t->unit ? t->unit : "nodes");
+	time_text(busy_seconds(t, now), took, sizeof(took));
+	fprintf(p->o.to, "%-9s %zu %.*s", t->stage->name, t->total, (int)strlen(unit) - (t->total == 1), unit);
 	if (t->hits)
 		fprintf(p->o.to, ", %zu in the store", t->hits);
 	if (t->failed)

@@ -45,11 +45,11 @@ catch_signals(void)
 /* ---- nothing to do ---- */
 
 static void
-make_stamp_key(const struct session *s, const struct variant *v, char key[SHA256_HEX])
+begin_stamp(struct stamp *stamp, const struct session *s, const struct variant *v)
 {
 	char *further = mem_format("device %s isa %s", s->dev.name ? s->dev.name : "auto", s->dev.isa ? s->dev.isa : "auto");
 
-	stamp_key(&v->settings, further, key);
+	stamp_begin(stamp, &v->settings, further);
 	free(further);
 }
 
@@ -104,7 +104,7 @@ struct running {
 	struct session s;
 	const struct run_cli_options *o;
 	FILE *events;
-	json_t *log;              /* a summary a variant that ran */
+	json_t *all, *log;        /* a summary a variant; of those that ran */
 };
 
 static const char *
@@ -163,10 +163,10 @@ engine_code(int rc, const struct run_result *r)
 		fprintf(stderr, "qjob: interrupted; run the same command again to continue\n");
 		return EXIT_INTERRUPTED;
 	}
-	if (!r->failed)           /* failed nodes have been told one by one */
-		report_error(rc);
-	else
-		fprintf(stderr, "qjob: %zu of %zu nodes failed; run the same command again to continue\n", r->failed, r->n);
+	if (!r->failed)
+		return report_error(rc);
+	/* Each has been told as it failed. */
+	fprintf(stderr, "qjob: %zu of %zu nodes failed; run the same command again to continue\n", r->failed, r->n);
 	return EXIT_FAILED;
 }
 
@@ -212,6 +212,8 @@ finish(struct running *run, const struct opened *v, const struct variant *of, co
 		summary_print(summary, stdout);
 	keep_ran(why, &v->graph, r);
 	json_object_set_new(summary, "why", why);
+	json_object_set_new(summary, "parameters", parameters_json(&of->settings));
+	json_array_append(run->all, summary);
 	json_array_append_new(run->log, log_line(run, summary, started));
 	json_decref(summary);
 }
@@ -249,11 +251,10 @@ say_up_to_date(const struct running *run, const struct variant *of, const struct
 {
 	char *folder = short_path(of->output);
 
-	if (run->o->r.json)
-		json_array_append_new(run->log, json_pack("{s:s, s:s, s:s, s:f}", "variant", of->name, "result", "up to date", "output",
-		                                          of->output, "seconds", 0.0));
-	else if (!run->o->quiet)
+	if (!run->o->quiet && !run->o->r.json)
 		printf("%s%s%s is up to date\n%s", of->name, *of->name ? ": " : "", folder, buf_text(text));
+	if (run->o->r.json || run->s.recipe.n > 1)
+		json_array_append_new(run->all, summary_unchanged(of));
 	free(folder);
 	return EXIT_OK;
 }
@@ -264,16 +265,15 @@ run_variant(struct running *run, const struct variant *of)
 	struct buf text = {0}, verdict = {0};
 	struct stamp stamp = {0};
 	struct opened v = {0};
-	char key[SHA256_HEX];
 	int code;
 
-	make_stamp_key(&run->s, of, key);
-	if (!run->events && stamp_check(store_root(run->s.store), key, &text)) {
+	begin_stamp(&stamp, &run->s, of);
+	if (!run->events && stamp_check(&stamp, store_root(run->s.store), &text)) {
 		code = say_up_to_date(run, of, &text);
 		buf_release(&text);
+		stamp_release(&stamp);
 		return code;
 	}
-	stamp_begin(&stamp);
 	code = variant_open(&v, &run->s, of);
 	if (code < 0) {
 		stamp_inputs(&stamp, v.project, &of->settings);
@@ -282,7 +282,7 @@ run_variant(struct running *run, const struct variant *of)
 	if (code == EXIT_OK) {
 		stamp_outputs(&stamp, of->output);
 		stamp_add_libraries(&stamp);
-		stamp_save(&stamp, store_root(run->s.store), key, buf_text(&verdict));
+		stamp_save(&stamp, store_root(run->s.store), buf_text(&verdict));
 	}
 	stamp_release(&stamp);
 	buf_release(&verdict);
@@ -315,33 +315,25 @@ print_json(const json_t *runs)
 	buf_release(&b);
 }
 
-static bool
-has_ran(const json_t *runs)
-{
-	json_t *line;
-	size_t i;
-
-	json_array_foreach(runs, i, line)
-		if (json_object_get(line, "time"))
-			return true;
-	return false;
-}
-
 static int
 run_all(struct running *run)
 {
 	int code = EXIT_OK;
 
+	run->all = json_array();
 	run->log = json_array();
-	for (size_t i = 0; i < run->s.recipe.n && !stop; i++)
-		code = worse(code, run_variant(run, &run->s.recipe.v[i]));
+	for (size_t i = 0; i < run->s.recipe.n; i++)
+		code = worse(code, stop ? EXIT_INTERRUPTED : run_variant(run, &run->s.recipe.v[i]));
 	if (run->o->r.json)
-		print_json(run->log);
-	if (has_ran(run->log))
+		print_json(run->all);
+	else if (json_array_size(run->all) > 1 && !run->o->quiet)
+		summary_compare(run->all, stdout);
+	json_decref(run->all);
+	if (json_array_size(run->log))
 		runlog_write(store_root(run->s.store), run->log);
 	else
 		json_decref(run->log);
-	return stop ? EXIT_INTERRUPTED : code;
+	return code;
 }
 
 int

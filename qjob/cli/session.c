@@ -86,6 +86,31 @@ variant_close(struct opened *v)
 	*v = (struct opened){0};
 }
 
+json_t *
+parameters_json(const struct settings *s)
+{
+	struct param_block blocks[2];
+	struct buf b = {0};
+	json_t *o = json_object();
+
+	for (const struct section *section = sections; section->name; section++) {
+		int n = settings_blocks(s, section, blocks);
+
+		for (int i = 0; i < n; i++)
+			param_key(&blocks[i], section->name, &b);
+	}
+	for (const char *p = buf_text(&b); *p; p += strcspn(p, "\n") + 1) {     /* "set quantize.bits 4" */
+		const char *name = p + 4;
+		size_t length = strcspn(name, " \n"), rest = strcspn(p, "\n") - 4 - length;
+		char *key = mem_format("%.*s", (int)length, name);
+
+		json_object_set_new(o, key, json_stringn(name + length + (rest > 0), rest - (rest > 0)));
+		free(key);
+	}
+	buf_release(&b);
+	return o;
+}
+
 char *
 short_path(const char *path)
 {

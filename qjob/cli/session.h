@@ -28,6 +28,9 @@ void session_close(struct session *s);
 int variant_open(struct opened *v, const struct session *s, const struct variant *of);
 void variant_close(struct opened *v);
 
+/* {"quantize.bits": "4"...}: every parameter that can change bytes, after defaults.  Caller decrefs. */
+json_t *parameters_json(const struct settings *s);
+
 /* path as the user would write it: relative when it lies below the current folder.  Caller frees. */
 char *short_path(const char *path);
 /* "1.25 GB", "512 B" */

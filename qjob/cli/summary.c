@@ -6,6 +6,8 @@
 
 #include "qjob/base/mem.h"
 
+enum { REPORT_MOST = 256 << 20 };
+
 static bool
 is_tensors(const char *name)
 {
@@ -99,6 +101,21 @@ add_stages(json_t *summary, const struct graph *g, const struct run_result *r)
 	json_object_set_new(summary, "failed", failed);
 }
 
+static void
+add_perplexity(json_t *summary, const char *folder)
+{
+	char *path = path_join(folder, "report.json");
+	json_t *report = NULL, *perplexity;
+
+	if (file_exists(path) && json_load_path(&report, path, REPORT_MOST) == 0) {
+		perplexity = json_object_get(report, "perplexity");
+		if (json_is_object(perplexity))
+			json_object_set(summary, "perplexity", perplexity);
+	}
+	json_decref(report);
+	free(path);
+}
+
 json_t *
 summary_make(const struct opened *v, const struct variant *of, const struct run_result *r, const char *result,
              const char *verdict)
@@ -112,12 +129,23 @@ summary_make(const struct opened *v, const struct variant *of, const struct run_
 	json_object_set_new(o, "peak_memory", json_integer(peak_memory()));
 	json_object_set_new(o, "original_bytes", json_integer(original_bytes(v->project)));
 	json_object_set_new(o, "quantized_bytes", json_integer(folder_bytes(of->output)));
+	add_perplexity(o, of->output);
 	add_stages(o, &v->graph, r);
 	for (size_t n; verdict && *verdict; verdict += n + (verdict[n] == '\n')) {
 		n = strcspn(verdict, "\n");
 		json_array_append_new(lines, json_stringn(verdict, n));
 	}
 	json_object_set_new(o, "verdict", lines);
+	return o;
+}
+
+json_t *
+summary_unchanged(const struct variant *of)
+{
+	json_t *o = json_pack("{s:s, s:s, s:f, s:s, s:I}", "variant", of->name, "result", "up to date", "seconds", 0.0, "output",
+	                      of->output, "quantized_bytes", folder_bytes(of->output));
+
+	add_perplexity(o, of->output);
 	return o;
 }
 
@@ -157,7 +185,7 @@ summary_print(const json_t *o, FILE *to)
 	time_text(number(o, "seconds"), a, sizeof(a));
 	size_text(number(o, "peak_memory"), b, sizeof(b));
 	fprintf(to, "%-10s %33s   peak memory %s\n", "total", a, b);
-	if (before > 0 && after > 0) {
+	if (before > 0 && after > 0 && !json_array_size(json_object_get(o, "verdict"))) {
 		size_text(before, a, sizeof(a));
 		size_text(after, b, sizeof(b));
 		fprintf(to, "%-10s %s -> %s (%.1f %%)\n", "size", a, b, 100 * after / before);
@@ -166,4 +194,43 @@ summary_print(const json_t *o, FILE *to)
 		fprintf(to, "%s\n", json_string_value(line));
 	fprintf(to, "%-10s %s (%s)\n", "result", folder, json_string_value(json_object_get(o, "result")));
 	free(folder);
+}
+
+static size_t
+longest_name(const json_t *list)
+{
+	size_t longest = 7;
+	json_t *o;
+	size_t i;
+
+	json_array_foreach(list, i, o) {
+		size_t n = strlen(json_string_value(json_object_get(o, "variant")));
+
+		longest = n > longest ? n : longest;
+	}
+	return longest;
+}
+
+void
+summary_compare(const json_t *list, FILE *to)
+{
+	int width = (int)longest_name(list);
+	json_t *o;
+	size_t i;
+
+	fprintf(to, "\n%-*s %10s %9s %11s %9s  %s\n", width, "variant", "perplexity", "change", "size", "time", "result");
+	json_array_foreach(list, i, o) {
+		const json_t *perplexity = json_object_get(o, "perplexity");
+		char ppl[32] = "-", change[32] = "-", size[32] = "-", took[32];
+
+		if (json_object_get(perplexity, "quantized"))
+			snprintf(ppl, sizeof(ppl), "%.4f", number(perplexity, "quantized"));
+		if (json_object_get(perplexity, "increase"))
+			snprintf(change, sizeof(change), "%+.2f %%", 100 * number(perplexity, "increase"));
+		if (number(o, "quantized_bytes") > 0)
+			size_text(number(o, "quantized_bytes"), size, sizeof(size));
+		time_text(number(o, "seconds"), took, sizeof(took));
+		fprintf(to, "%-*s %10s %9s %11s %9s  %s\n", width, json_string_value(json_object_get(o, "variant")), ppl, change, size,
+		        took, json_string_value(json_object_get(o, "result")));
+	}
 }

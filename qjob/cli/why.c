@@ -49,6 +49,53 @@ entry_json(const struct plan_entry *e, const struct variant *of, const json_t *l
 	return o;
 }
 
+/* {"time", "parameters": {"quantize.bits": "4 -> 3"}}: how the recipe differs from that of the latest run into the same
+ * folder; NULL: it does not, or there was none. */
+static json_t *
+recipe_changes(const json_t *log, const struct variant *of)
+{
+	json_t *now = parameters_json(&of->settings), *all = json_object(), *run, *before = NULL, *value;
+	const char *name, *when = NULL;
+	size_t i;
+
+	json_array_foreach(log, i, run) {
+		const char *where = json_string_value(json_object_get(run, "output"));
+
+		before = json_object_get(run, "parameters");
+		when = json_string_value(json_object_get(run, "time"));
+		if (where && before && strcmp(where, of->output) == 0)
+			break;
+		before = NULL;
+	}
+	json_object_foreach(before, name, value)
+		if (!json_object_get(now, name))
+			json_object_set_new(all, name, json_sprintf("%s -> not set", json_string_value(value)));
+	json_object_foreach(before ? now : NULL, name, value) {
+		const char *old = json_string_value(json_object_get(before, name));
+
+		if (!old || strcmp(old, json_string_value(value)) != 0)
+			json_object_set_new(all, name, json_sprintf("%s -> %s", old ? old : "not set", json_string_value(value)));
+	}
+	json_decref(now);
+	if (json_object_size(all))
+		return json_pack("{s:s, s:o}", "time", when ? when : "", "parameters", all);
+	json_decref(all);
+	return NULL;
+}
+
+static void
+print_changes(const json_t *changes)
+{
+	const char *name;
+	json_t *value;
+
+	if (!changes)
+		return;
+	printf("the recipe has changed since the run of %s:\n", json_string_value(json_object_get(changes, "time")));
+	json_object_foreach(json_object_get(changes, "parameters"), name, value)
+		printf("    %s: %s\n", name, json_string_value(value));
+}
+
 /* Each line of a reason on its own. */
 static void
 print_reason(const char *text)
@@ -78,13 +125,40 @@ print_entry(const json_t *o)
 	}
 }
 
+/* The nodes asked for: one by its name, else all that would run. */
+static json_t *
+entries(const struct plan *p, const struct variant *of, const struct why_options *o, const json_t *log)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < p->n; i++)
+		if (o->node ? strcmp(p->v[i].node->name, o->node) == 0 : p->v[i].action != PLAN_HIT)
+			json_array_append_new(list, entry_json(&p->v[i], of, log));
+	return list;
+}
+
+static void
+print_why(const struct plan *p, const struct variant *of, const json_t *changes, const json_t *list)
+{
+	json_t *e;
+	size_t i;
+
+	if (*of->name)
+		printf("# %s\n", of->name);
+	print_changes(changes);
+	json_array_foreach(list, i, e)
+		print_entry(e);
+	if (!json_array_size(list))
+		printf("nothing would run: all %zu nodes are in the store; `qjob why RECIPE NODE` says why one ran last\n", p->n);
+}
+
 static int
 why_variant(const struct session *s, const struct variant *of, const struct why_options *o, const json_t *log, json_t *all)
 {
 	struct opened v = {0};
 	struct plan p = {0};
+	json_t *changes, *list;
 	int code = variant_open(&v, s, of), rc;
-	size_t found = 0;
 
 	if (code < 0) {
 		rc = plan_make(&v.graph, s->store, &p);
@@ -92,23 +166,17 @@ why_variant(const struct session *s, const struct variant *of, const struct why_
 	}
 	if (code == EXIT_OK && o->node && !graph_find(&v.graph, o->node))
 		code = usage_error("why", "no node is called %s; `qjob plan --all` lists them", o->node);
-	if (code == EXIT_OK && *of->name && !o->r.json)
-		printf("# %s\n", of->name);
-	for (size_t i = 0; code == EXIT_OK && i < p.n; i++) {
-		json_t *e;
-
-		if (o->node ? strcmp(p.v[i].node->name, o->node) != 0 : p.v[i].action == PLAN_HIT)
-			continue;
-		e = entry_json(&p.v[i], of, log);
-		found++;
+	if (code == EXIT_OK) {
+		changes = recipe_changes(log, of);
+		list = entries(&p, of, o, log);
 		if (o->r.json)
-			json_array_append(all, e);
+			json_array_append_new(all, json_pack("{s:s, s:s, s:O*, s:O}", "variant", of->name, "output", of->output, "changed",
+			                                     changes, "nodes", list));
 		else
-			print_entry(e);
-		json_decref(e);
+			print_why(&p, of, changes, list);
+		json_decref(changes);
+		json_decref(list);
 	}
-	if (code == EXIT_OK && !found && !o->r.json)
-		printf("nothing would run: all %zu nodes are in the store; `qjob why RECIPE NODE` says why one ran last\n", p.n);
 	plan_release(&p);
 	variant_close(&v);
 	return code;

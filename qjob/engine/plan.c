@@ -21,20 +21,64 @@ struct planner {
 	struct record *records;    /* by number: of hits */
 };
 
-/* Lines as one sentence: "a; b; c; d; and 7 more". */
+/* What two sentences must share to be told as one: "linear NAME: bits 4 -> 3" of several linears. */
+static bool
+is_alike(const char *a, const char *b)
+{
+	const char *x = strstr(a, ": "), *y = strstr(b, ": ");
+	size_t n = strcspn(a, "\n"), m = strcspn(b, "\n"), word = strcspn(a, " \n");
+
+	if (!x || !y || x > a + n || y > b + m || a + word >= x || strncmp(a, b, word + 1) != 0)
+		return false;
+	return a + n - x == b + m - y && memcmp(x, y, (size_t)(a + n - x)) == 0;
+}
+
+static const char *
+next_line(const char *p)
+{
+	return p + strcspn(p, "\n") + 1;
+}
+
+/* How many later lines are like p. */
+static size_t
+count_alike(const char *p)
+{
+	size_t n = 0;
+
+	for (const char *q = next_line(p); *q; q = next_line(q))
+		n += is_alike(p, q);
+	return n;
+}
+
+static bool
+was_told(const char *all, const char *p)
+{
+	for (const char *q = all; q < p; q = next_line(q))
+		if (is_alike(q, p))
+			return true;
+	return false;
+}
+
+/* Lines as one sentence: "a; linear x and 6 more: bits 4 -> 3; c; d; and 7 more". */
 static char *
 joined(const struct buf *lines)
 {
 	struct buf out = {0};
 	size_t n = 0;
-	const char *p = buf_text(lines), *end;
 
-	for (; *p; p = end + 1) {
-		end = strchr(p, '\n');
-		if (n < SENTENCES) {
-			buf_puts(&out, n ? "; " : "");
-			buf_add(&out, p, (size_t)(end - p));
+	for (const char *all = buf_text(lines), *p = all; *p; p = next_line(p)) {
+		size_t more, len = strcspn(p, "\n"), head = len;
+
+		if (n >= SENTENCES || was_told(all, p)) {
+			n += n >= SENTENCES;
+			continue;
 		}
+		more = count_alike(p);
+		if (more)
+			head = (size_t)(strstr(p, ": ") - p);
+		buf_printf(&out, "%s%.*s", n ? "; " : "", (int)head, p);
+		if (more)
+			buf_printf(&out, " and %zu more%.*s", more, (int)(len - head), p + head);
 		n++;
 	}
 	if (n > SENTENCES)

@@ -8,6 +8,7 @@
  * Loaders start from config.json: whoever comes meanwhile finds none, never a config beside another model's weights.
  * Files that did not change are not touched, and a file that is not ours, or no longer, is never removed. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -399,6 +400,43 @@ finish_last(struct folder *f, const struct file *last)
 	return rc;
 }
 
+/* NAME.tmp.PID.N of a process that is no more, where NAME is one of ours. */
+static bool
+is_litter(const struct folder *f, const char *name)
+{
+	const char *at = strstr(name, ".tmp.");
+	char *ours, *end;
+	bool is;
+	long pid;
+
+	if (!at)
+		return false;
+	pid = strtol(at + 5, &end, 10);
+	if (pid <= 0 || *end != '.' || end[1 + strspn(end + 1, "0123456789")] != '\0' || kill((pid_t)pid, 0) == 0 || errno != ESRCH)
+		return false;
+	ours = mem_format("%.*s", (int)(at - name), name);
+	is = strcmp(ours, ABOUT) == 0 || strcmp(ours, JOURNAL) == 0 || map_find(&f->by_name, ours);
+	for (size_t i = 0; i < f->nold && !is; i++)
+		is = strcmp(ours, f->old[i].name) == 0;
+	free(ours);
+	return is;
+}
+
+/* What killed runs left half copied. */
+static int
+sweep(const struct folder *f)
+{
+	char **names;
+	size_t n;
+	int rc = dir_names(&names, &n, f->path);
+
+	for (size_t i = 0; i < n && rc == 0; i++)
+		if (is_litter(f, names[i]))
+			rc = remove_file(f, names[i]);
+	dir_names_free(names, n);
+	return rc;
+}
+
 /* The changes in the order that the head of this file promises. */
 static int
 change(struct folder *f, const struct buf *about, const char *result)
@@ -422,6 +460,8 @@ change(struct folder *f, const struct buf *about, const char *result)
 		rc = finish_last(f, last);
 	if (rc == 0)
 		rc = remove_file(f, HELD);
+	if (rc == 0)
+		rc = sweep(f);
 	if (rc == 0)
 		rc = remove_file(f, JOURNAL);
 	return rc == 0 ? dir_sync(f->path) : rc;
@@ -483,7 +523,7 @@ publish_locked(struct folder *f)
 	if (rc == 0 && (!same || f->journal || is_stale(f)))
 		rc = change(f, &about, result);
 	else if (rc == 0 && !has_content(f, ABOUT, sum))
-		rc = finish_about(f, &about, result);
+		rc = finish_about(f, &about, result) < 0 ? E_SYS : sweep(f);
 	else if (rc == 0)
 		know_about(f, result);
 	buf_release(&about);

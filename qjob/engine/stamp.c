@@ -44,20 +44,24 @@ add_line(struct buf *out, const struct file_id *id, const char *path)
 }
 
 void
-stamp_key(const struct settings *s, const char *further, char key[SHA256_HEX])
+stamp_begin(struct stamp *s, const struct settings *of, const char *further)
 {
-	struct buf b = {0};
+	struct buf recipe = {0};
+	struct timespec now;
 
-	buf_printf(&b, "%sversion %s\n%s\n", first_line, QJOB_VERSION, further);
-	recipe_write(s, false, false, &b);
-	sha256_of(b.p, b.n, key);
-	buf_release(&b);
+	clock_gettime(CLOCK_REALTIME, &now);
+	s->since = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+	recipe_write(of, false, false, &recipe);
+	buf_printf(&recipe, "version %s %s\n", QJOB_VERSION, further);
+	buf_printf(&s->what, "what %zu\n%s", recipe.n, buf_text(&recipe));
+	xxh3_of(s->what.p, s->what.n, s->name);
+	buf_release(&recipe);
 }
 
 static char *
-stamp_path(const char *root, const char *key)
+stamp_path(const struct stamp *s, const char *root)
 {
-	return mem_format("%s/stamp/%s", root, key);
+	return mem_format("%s/stamp/%s", root, s->name);
 }
 
 static bool
@@ -86,39 +90,40 @@ is_as_it_was(const char *line, size_t n)
 	return same;
 }
 
+static const char *
+after(const char *p, const char *words, size_t n)
+{
+	return p && strncmp(p, words, n) == 0 ? p + n : NULL;
+}
+
 /* All lines up to "text"; returns what follows it, or NULL. */
 static const char *
-check_lines(const char *p)
+check_lines(const struct stamp *s, const char *p)
 {
 	struct buf cpu = {0};
-	bool same_cpu;
 
-	if (strncmp(p, first_line, sizeof(first_line) - 1) != 0)
-		return NULL;
-	p += sizeof(first_line) - 1;
 	add_cpu(&cpu);
-	same_cpu = strncmp(p, buf_text(&cpu), cpu.n) == 0;
-	p += cpu.n;
+	p = after(p, first_line, sizeof(first_line) - 1);
+	p = after(p, s->what.p, s->what.n);
+	p = after(p, cpu.p, cpu.n);
 	buf_release(&cpu);
-	while (same_cpu && strncmp(p, "file ", 5) == 0) {
+	while (p && strncmp(p, "file ", 5) == 0) {
 		size_t n = strcspn(p, "\n");
 
-		if (p[n] != '\n' || !is_as_it_was(p, n))
-			return NULL;
-		p += n + 1;
+		p = p[n] == '\n' && is_as_it_was(p, n) ? p + n + 1 : NULL;
 	}
-	return same_cpu && strncmp(p, "text\n", 5) == 0 ? p + 5 : NULL;
+	return after(p, "text\n", 5);
 }
 
 int
-stamp_check(const char *store_root, const char *key, struct buf *text)
+stamp_check(const struct stamp *s, const char *store_root, struct buf *text)
 {
-	char *path = stamp_path(store_root, key);
+	char *path = stamp_path(s, store_root);
 	struct buf b = {0};
 	const char *rest = NULL;
 
 	if (file_exists(path) && file_read(&b, path, STAMP_MOST) == 0)
-		rest = check_lines(buf_text(&b));
+		rest = check_lines(s, buf_text(&b));
 	if (rest)
 		buf_puts(text, rest);
 	buf_release(&b);
@@ -136,15 +141,6 @@ stamp_add_output(struct stamp *s, const char *path)
 		return;
 	}
 	add_line(&s->lines, &id, path);
-}
-
-void
-stamp_begin(struct stamp *s)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	s->since = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* Doubtful when it changed after reading began, or so shortly before that a later change could bear the same time. */
@@ -182,15 +178,14 @@ stamp_add_libraries(struct stamp *s)
 }
 
 void
-stamp_save(struct stamp *s, const char *store_root, const char *key, const char *text)
+stamp_save(struct stamp *s, const char *store_root, const char *text)
 {
-	char *folder = mem_format("%s/stamp", store_root), *path = stamp_path(store_root, key);
+	char *folder = mem_format("%s/stamp", store_root), *path = stamp_path(s, store_root);
 	struct buf b = {0};
 
-	buf_puts(&b, first_line);
+	buf_printf(&b, "%s%s", first_line, buf_text(&s->what));
 	add_cpu(&b);
-	buf_puts(&b, buf_text(&s->lines));
-	buf_printf(&b, "text\n%s", text);
+	buf_printf(&b, "%stext\n%s", buf_text(&s->lines), text);
 	if (!s->doubtful && dir_make(folder) == 0)
 		file_replace(path, b.p, b.n);
 	buf_release(&b);
@@ -202,6 +197,7 @@ stamp_save(struct stamp *s, const char *store_root, const char *key, const char 
 void
 stamp_release(struct stamp *s)
 {
+	buf_release(&s->what);
 	buf_release(&s->lines);
 	*s = (struct stamp){0};
 }

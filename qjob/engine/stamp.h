@@ -1,16 +1,18 @@
 /* Stamps: that nothing has changed since a run finished, known from stat alone.
  *
- *     <store>/stamp/<key>
+ *     <store>/stamp/<xxh3>
  *         qjob-stamp 1
+ *         what <bytes>
+ *         version 0.1.0 ...              the program and the resolved recipe: all that decides the result but files
  *         cpu 00a20f12 219c97a9
  *         file <dev> <inode> <size> <mtime_ns> <ctime_ns> <path>      every input, library and output
  *         ...
  *         text
  *         what to tell when all of them are as they were
  *
- * The key names the resolved recipe, the output folder and the program's version.  Inputs are added before the run reads
- * them and outputs after it wrote them, so a file that changes in between never matches.  A stamp is a shortcut: when
- * in doubt none is written, and a run without one looks into the store. */
+ * The name is a digest of `what`, which is compared in full.  Inputs are asked before the run reads them and outputs after
+ * it wrote them, so a file that changes in between never matches.  A stamp is a shortcut: when in doubt none is written,
+ * and a run without one looks into the store. */
 #ifndef QJOB_ENGINE_STAMP_H
 #define QJOB_ENGINE_STAMP_H
 
@@ -24,22 +26,22 @@
 struct settings;
 
 struct stamp {
-	struct buf lines;
+	struct buf what, lines;
+	char name[XXH3_HEX];
 	int64_t since;            /* ns of the clock when reading began */
 	bool doubtful;            /* a file could not be asked, or changed a moment ago */
 };
 
-/* further: what else decides the result, as "device cpu isa avx2". */
-void stamp_key(const struct settings *s, const char *further, char key[SHA256_HEX]);
+/* Before anything is read.  further: what else decides the result, as "device cpu isa avx2". */
+void stamp_begin(struct stamp *s, const struct settings *of, const char *further);
 /* 1: everything is as it was, its text appended; 0: not known to be. */
-int stamp_check(const char *store_root, const char *key, struct buf *text);
+int stamp_check(const struct stamp *s, const char *store_root, struct buf *text);
 
-void stamp_begin(struct stamp *s);                           /* before anything is read */
 void stamp_add(struct stamp *s, const char *path);           /* a file or folder, as it is now */
 void stamp_add_output(struct stamp *s, const char *path);    /* the same for one that the run wrote itself */
 void stamp_add_libraries(struct stamp *s);                   /* the program and what it has loaded by now */
 /* Writes and releases s.  Failing is no harm, so nothing is returned. */
-void stamp_save(struct stamp *s, const char *store_root, const char *key, const char *text);
+void stamp_save(struct stamp *s, const char *store_root, const char *text);
 void stamp_release(struct stamp *s);
 
 #endif

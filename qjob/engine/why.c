@@ -12,12 +12,14 @@
  *     library onednn 2.6.3              library onednn: 2.6.3 -> 3.1
  *     in tensor model.norm.weight ..    tensor model.norm.weight changed
  *     in activations sha256:..          input activations changed
+ *     linear q_proj bits 4 sym true     linear q_proj: bits 4 -> 3
  *     device cpu                        device: cpu -> cuda */
 struct fact {
 	char *field;               /* "quantize.bits", as sentences name it */
 	char *value;
 	const char *sep;           /* between the two */
 	bool input;                /* its value is a digest, which tells a person nothing */
+	bool pairs;                /* its value may be names and values in turn */
 };
 
 struct facts {
@@ -78,7 +80,8 @@ fact_of(const char *p, const char *end)
 	two = memchr(one + 1, ' ', (size_t)(end - one - 1));
 	if (!two)
 		return (struct fact){.field = text_of(p, one), .value = text_of(one + 1, end), .sep = ": "};
-	f.field = starts(p, end, "set ") ? text_of(one + 1, two) : text_of(p, two);
+	f.pairs = !starts(p, end, "set ");
+	f.field = f.pairs ? text_of(p, two) : text_of(one + 1, two);
 	f.value = text_of(two + 1, end);
 	if (starts(p, end, "stage "))
 		f.sep = ": version ";
@@ -145,6 +148,59 @@ same_field(const struct facts *all, const struct fact *f)
 	return e ? &all->v[e->v.i] : NULL;
 }
 
+/* Steps over a word and the space behind it; returns its length. */
+static size_t
+take_word(const char **p, const char **word)
+{
+	size_t n = strcspn(*p, " ");
+
+	*word = *p;
+	*p += n + ((*p)[n] == ' ');
+	return n;
+}
+
+static bool
+is_same_word(const char *a, size_t n, const char *b, size_t m)
+{
+	return n == m && memcmp(a, b, n) == 0;
+}
+
+/* "bits 4 sym true" to "bits 3 sym true" is "bits 4 -> 3".  False, and nothing said, when they are not
+ * pairs, two at least, of equal names. */
+static bool
+say_pairs(const char *was, const char *now, struct buf *out)
+{
+	struct buf said = {0};
+	size_t pairs = 0;
+	bool alike = true;
+
+	while (alike && *was && *now) {
+		const char *name, *old_name, *value, *old;
+		size_t n = take_word(&now, &name), m = take_word(&was, &old_name);
+		bool named = is_same_word(name, n, old_name, m);
+		size_t k = take_word(&now, &value), l = take_word(&was, &old);
+
+		alike = named && k && l && ((*name >= 'a' && *name <= 'z') || *name == '_');
+		if (alike && !is_same_word(value, k, old, l))
+			buf_printf(&said, "%s%.*s %.*s -> %.*s", said.n ? ", " : "", (int)n, name, (int)l, old, (int)k, value);
+		pairs++;
+	}
+	alike = alike && !*was && !*now && pairs > 1;
+	if (alike)
+		buf_puts(out, buf_text(&said));
+	buf_release(&said);
+	return alike;
+}
+
+static void
+say_change(const struct fact *old, const struct fact *f, struct buf *out)
+{
+	buf_printf(out, "%s%s", f->field, f->sep);
+	if (!f->pairs || !say_pairs(old->value, f->value, out))
+		buf_printf(out, "%s -> %s", old->value, f->value);
+	buf_puts(out, "\n");
+}
+
 static void
 say_new(const struct facts *was, const struct fact *f, struct buf *out)
 {
@@ -155,7 +211,7 @@ say_new(const struct facts *was, const struct fact *f, struct buf *out)
 	if (f->input)
 		buf_printf(out, old ? "%s changed\n" : "%s is new\n", f->field);
 	else if (old)
-		buf_printf(out, "%s%s%s -> %s\n", f->field, f->sep, old->value, f->value);
+		say_change(old, f, out);
 	else
 		buf_printf(out, "%s%s%s is new\n", f->field, f->sep, f->value);
 }

@@ -54,8 +54,9 @@ void block_forward(struct dev *d, const struct block *b, struct mat *h, int64_t 
 /* How many whole sequences of seqlen to take at a time (about 2048 tokens, at least one). */
 int64_t chunk_sequences(int64_t seqlen);
 
-/* The whole model: mean NLL per window of ids[n][seqlen] I32 (host), tokens' own in nll (n*seqlen floats, may be NULL).  progress may be NULL; it is
- * called after each block with the number of blocks done, and a nonzero answer stops with E_SYS "interrupted". */
+/* The whole model: mean NLL per window of ids[n][seqlen] I32 (host), tokens' own in nll (n*seqlen floats, may be NULL).
+ * progress may be NULL; it is called after each block with the number of blocks done, and a nonzero answer stops with
+ * E_SYS "interrupted". */
 int decoder_nll(struct dev *d, const struct weights *w, const int32_t *ids, int64_t n, int64_t seqlen, double *window_nll, float *nll,
                 int (*progress)(void *own, int block, int blocks), void *own);
 

@@ -12,7 +12,7 @@
 enum {
 	STEPS = 64, DEPTH = 16,
 	MARKS = 4096,                    /* in a row; ordering them takes the square of their number */
-	LIMIT = 1 << 30,                 /* bytes of a normalized text */
+	LIMIT = 64 << 20, GROWTH = 32,   /* bytes that may come out: LIMIT, or GROWTH times what went in */
 };
 
 struct step {
@@ -127,9 +127,13 @@ prepend(const struct step *s, const struct buf *in, struct buf *out)
 }
 
 static int
-too_long(void)
+check_growth(const struct buf *out, size_t size)
 {
-	return err_set(E_DATA, "the normalizer makes more than %d bytes of a text", LIMIT);
+	size_t most = size > LIMIT / GROWTH ? size * GROWTH : LIMIT;
+
+	if (out->n > most)
+		return err_set(E_DATA, "the normalizer makes more than %zu bytes of a text", most);
+	return 0;
 }
 
 static int
@@ -140,14 +144,12 @@ replace(const struct step *s, const struct buf *in, struct buf *out)
 	int rc;
 
 	finder_start(f, buf_text(in), in->n);
-	for (rc = finder_next(f, &start, &end); rc == 1; rc = finder_next(f, &start, &end)) {
+	for (rc = finder_next(f, &start, &end); rc == 1; rc = rc < 0 ? rc : finder_next(f, &start, &end)) {
 		buf_add(out, in->p + done, start - done);
 		buf_add(out, s->content, s->ncontent);
 		done = end;
-		if (out->n > LIMIT) {
-			rc = too_long();
-			break;
-		}
+		if (check_growth(out, in->n) != 0)
+			rc = E_DATA;
 	}
 	buf_add(out, in->p + done, in->n - done);
 	finder_free(f);
@@ -317,7 +319,9 @@ normalizer_apply(const struct normalizer *n, const char *text, size_t size, stru
 		in = *out;
 		*out = swap;
 		buf_clear(out);
-		rc = in.n > LIMIT ? too_long() : n->v[i].kind->apply(&n->v[i], &in, out);
+		rc = n->v[i].kind->apply(&n->v[i], &in, out);
+		if (rc == 0)
+			rc = check_growth(out, size);
 	}
 	buf_release(&in);
 	return rc;

@@ -8,7 +8,10 @@
 #include "qjob/model/chars.h"
 #include "qjob/model/regex.h"
 
-enum { STEPS = 64, DEPTH = 16, LIMIT = 1 << 30 /* bytes of a rewritten word */ };
+enum {
+	STEPS = 64, DEPTH = 16,
+	LIMIT = 64 << 20, GROWTH = 8,      /* bytes that a step may make of a word: LIMIT, or GROWTH times the text */
+};
 
 enum behavior { ISOLATED, REMOVED, CONTIGUOUS, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT };
 
@@ -42,6 +45,7 @@ struct pretokenizer {
 struct pretok_run {
 	const struct pretokenizer *p;
 	struct word_sink to;
+	size_t most;                 /* bytes of a rewritten word */
 	struct { struct finder *finder; struct buf text; } v[STEPS];
 };
 
@@ -420,8 +424,8 @@ pass(struct pretok_run *r, size_t k, bool first)
 {
 	const struct buf *b = &r->v[k].text;
 
-	if (b->n > LIMIT)
-		return err_set(E_DATA, "the pre-tokenizer makes more than %d bytes of a word", LIMIT);
+	if (b->n > r->most)
+		return err_set(E_DATA, "the pre-tokenizer makes more than %zu bytes of a word", r->most);
 	return feed(r, k + 1, b->p, b->n, first);
 }
 
@@ -505,5 +509,6 @@ int
 pretok_words(struct pretok_run *r, const char *text, size_t n, bool first, struct word_sink to)
 {
 	r->to = to;
+	r->most = n > LIMIT / GROWTH ? n * GROWTH : LIMIT;
 	return feed(r, 0, text, n, first);
 }

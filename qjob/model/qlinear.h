@@ -32,7 +32,8 @@ size_t qlinear_row_bytes(int64_t cols, int bits);
 void codes_pack(uint8_t *to, const uint8_t *codes, int64_t n, int bits);       /* a code a byte -> bit stream (bytes zeroed first) */
 void codes_unpack(uint8_t *codes, const uint8_t *from, int64_t n, int bits);
 /* Reads linear `name` of an open file; bits, group, sym and shape are the caller's knowledge and checked against the tensors. */
-int qlinear_read(struct qlinear *q, const struct safetensors *s, const char *name, int bits, int64_t rows, int64_t cols, int64_t group, bool sym);
+int qlinear_read(struct qlinear *q, const struct safetensors *s, const char *name, int bits, int64_t rows, int64_t cols,
+                 int64_t group, bool sym);
 float qlinear_scale(const struct qlinear *q, int64_t row, int64_t g);
 int qlinear_zero(const struct qlinear *q, int64_t row, int64_t g);
 int64_t qlinear_group(const struct qlinear *q, int64_t column);

@@ -8,7 +8,7 @@
 #include "qjob/base/mem.h"
 
 enum {
-	MATCH_LIMIT = 100 * 1000 * 1000,      /* steps for one start; a word of 10 MB needs 10 million */
+	STEPS = 1000 * 1000, STEPS_A_BYTE = 16,      /* for one match; patterns of tokenizers need a few a byte */
 	HEAP_LIMIT_KIB = 512 * 1024,
 	JIT_STACK = 32 * 1024, JIT_STACK_MAX = 16 * 1024 * 1024,
 };
@@ -81,7 +81,6 @@ finder_new(const struct regex *r)
 	f->context = pcre2_match_context_create(NULL);
 	if (f->data == NULL || f->context == NULL)
 		return f;                     /* finder_next says so */
-	pcre2_set_match_limit(f->context, MATCH_LIMIT);
 	pcre2_set_heap_limit(f->context, HEAP_LIMIT_KIB);
 	f->stack = pcre2_jit_stack_create(JIT_STACK, JIT_STACK_MAX, NULL);
 	if (f->stack != NULL)
@@ -101,6 +100,12 @@ finder_free(struct finder *f)
 	free(f);
 }
 
+static uint32_t
+step_limit(size_t n)
+{
+	return n < (UINT32_MAX - STEPS) / STEPS_A_BYTE ? STEPS + STEPS_A_BYTE * (uint32_t)n : UINT32_MAX;
+}
+
 void
 finder_start(struct finder *f, const char *text, size_t n)
 {
@@ -108,6 +113,8 @@ finder_start(struct finder *f, const char *text, size_t n)
 	f->n = n;
 	f->at = 0;
 	f->matched = false;
+	if (f->context != NULL)
+		pcre2_set_match_limit(f->context, step_limit(n));
 }
 
 static int

@@ -140,7 +140,8 @@ static bool
 config_flag(const char *folder, const char *key)
 {
 	json_t *j;
-	bool on = json_is_true(config_value(&j, folder, "tokenizer_config.json", key));
+	const json_t *value = config_value(&j, folder, "tokenizer_config.json", key);
+	bool on = json_is_true(value);
 
 	json_decref(j);
 	return on;

@@ -27,10 +27,12 @@ unpack_from(struct archive *a, const char *path, struct buf *out)
 	if (rc != ARCHIVE_OK)
 		return failed(a, path);
 	rc = archive_read_next_header(a, &entry);
+	if (rc != ARCHIVE_OK && rc != ARCHIVE_EOF)
+		return failed(a, path);
+	if (archive_filter_count(a) < 2)          /* one stands for the file itself */
+		return err_set(E_DATA, "%s: not packed as its name says", path);
 	if (rc == ARCHIVE_EOF)
 		return 0;
-	if (rc != ARCHIVE_OK)
-		return failed(a, path);
 	for (n = archive_read_data(a, part, sizeof(part)); n > 0; n = archive_read_data(a, part, sizeof(part))) {
 		buf_add(out, part, (size_t)n);
 		if (out->n > CONTENT_MAX)

@@ -251,7 +251,8 @@ dataset_files(const struct yaml *tree, struct texts *files)
 	struct sources s = {0};
 
 	gather(&s, tree);
-	files->v = mem_grow(files->v, files->n + s.n + 1, sizeof(*files->v));
+	if (s.n > 0)
+		files->v = mem_grow(files->v, files->n + s.n, sizeof(*files->v));
 	for (size_t i = 0; i < s.n; i++)
 		if (s.v[i].path != NULL)
 			files->v[files->n++] = mem_text(s.v[i].path);

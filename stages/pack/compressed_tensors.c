@@ -44,7 +44,8 @@ check(const void *params, const struct choice *c, bool has_order)
 	if (c->bits < 1 || c->bits > 8)
 		return err_set(E_USE, "format compressed-tensors has no %d bits for %s; 1 to 8 are possible", c->bits, c->name);
 	if (has_order && c->group < c->cols)
-		return err_set(E_USE, "format compressed-tensors has no g_idx, which desc_act needs for %s; use format gptq, or actorder: static", c->name);
+		return err_set(E_USE, "format compressed-tensors has no g_idx, which desc_act needs for %s; use "
+		               "format gptq, or actorder: static", c->name);
 	return group_check(c);
 }
 
@@ -59,7 +60,8 @@ tensors(const void *params, const struct choice *c, enum dtype scale, bool has_o
 {
 	int64_t groups = c->cols / c->group;
 	const struct tensor made[TENSORS] = {
-		[PACKED] = {.name = mem_format("%s.weight_packed", c->name), .type = I32, .rank = 2, .shape = {c->rows, words(c->cols, c->bits)}},
+		[PACKED] = {.name = mem_format("%s.weight_packed", c->name), .type = I32, .rank = 2,
+		            .shape = {c->rows, words(c->cols, c->bits)}},
 		[SCALE] = {.name = mem_format("%s.weight_scale", c->name), .type = scale, .rank = 2, .shape = {c->rows, groups}},
 		[SHAPE] = {.name = mem_format("%s.weight_shape", c->name), .type = I64, .rank = 1, .shape = {2}},
 		[ZERO_POINT] = {.name = c->sym ? NULL : mem_format("%s.weight_zero_point", c->name), .type = I32, .rank = 2,
@@ -264,7 +266,8 @@ notes(const struct project *p, json_t *out)
 	for (size_t i = 0; i < p->nchoices; i++)
 		asym = asym || (!p->choices[i].skip && !p->choices[i].sym);
 	if (asym)
-		json_array_append_new(out, json_string("Transformers 5.23 with compressed-tensors 0.20 refuses asymmetric weights (5.17 with 0.19 and "
+		json_array_append_new(out, json_string("Transformers 5.23 with compressed-tensors 0.20 refuses "
+		                                       "asymmetric weights (5.17 with 0.19 and "
 		                      "vLLM 0.32 read them)"));
 }
 
@@ -314,7 +317,8 @@ find_scheme(const json_t *config, const char *linear, const json_t **weights)
 	json_t *group;
 
 	if (!status || strcmp(status, "compressed") != 0)
-		return err_set(E_DATA, "config.json: quantization_config.quantization_status is not compressed, so loaders would look for %s.weight", linear);
+		return err_set(E_DATA, "config.json: quantization_config.quantization_status is not compressed, so "
+		               "loaders would look for %s.weight", linear);
 	if (target_hit(json_object_get(config, "ignore"), linear) != NO_HIT)
 		return err_set(E_DATA, "%s.weight is missing, and config.json says it is not quantized (ignore)", linear);
 	json_object_foreach(json_object_get(config, "config_groups"), key, group) {
@@ -362,7 +366,8 @@ read_label(struct reader *r, const struct weights *w)
 	           r->cols % json_integer_value(group) == 0) {
 		r->groups = r->cols / json_integer_value(group);
 	} else {
-		return err_set(E_DATA, "config.json: the scheme of %s has neither strategy channel nor strategy group with a group_size that divides %" PRId64,
+		return err_set(E_DATA, "config.json: the scheme of %s has neither strategy channel nor strategy group "
+		               "with a group_size that divides %" PRId64,
 		               r->linear, r->cols);
 	}
 	r->label.group = r->cols / r->groups;
@@ -379,7 +384,8 @@ find_tensors(struct reader *r, const struct weights *w)
 	if (rc < 0)
 		return rc;
 	if (r->t[PACKED]->shape[1] != dense)
-		return err_set(E_DATA, "%s.weight_packed has %" PRId64 " words a row, not %" PRId64 "%s", r->linear, r->t[PACKED]->shape[1], dense,
+		return err_set(E_DATA, "%s.weight_packed has %" PRId64 " words a row, not %" PRId64 "%s", r->linear,
+		               r->t[PACKED]->shape[1], dense,
 		               r->t[PACKED]->shape[1] == padded ? ": it is padded, as compressed-tensors before 0.18 did" : "");
 	rc = need_tensor(&r->t[SCALE], w, r->linear, "weight_scale", DTYPES, 2, r->rows, r->groups);
 	if (rc == 0)
@@ -390,7 +396,8 @@ find_tensors(struct reader *r, const struct weights *w)
 		return rc;
 	memcpy(shape, r->t[SHAPE]->p, sizeof(shape));
 	if (shape[0] != r->rows || shape[1] != r->cols)
-		return err_set(E_DATA, "%s.weight_shape says [%" PRId64 ", %" PRId64 "], the model has [%" PRId64 ", %" PRId64 "]", r->linear,
+		return err_set(E_DATA, "%s.weight_shape says [%" PRId64 ", %" PRId64 "], the model has [%" PRId64 ", "
+		               "%" PRId64 "]", r->linear,
 		               shape[0], shape[1], r->rows, r->cols);
 	return 0;
 }

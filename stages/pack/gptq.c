@@ -45,19 +45,20 @@ zero_min(const void *params, bool sym)
 	return gptq_is_v1(params) && !sym;
 }
 
+/* Streams of codes and of zero points end with a word: 8 codes of 4 bits, 32 of 3. */
 static int
 check(const void *params, const struct choice *c, bool has_order)
 {
+	int step = c->bits == 3 ? 32 : 32 / c->bits;
+
 	(void)params;
 	(void)has_order;
 	if (c->bits != 2 && c->bits != 3 && c->bits != 4 && c->bits != 8)
 		return err_set(E_USE, "format gptq has no %d bits for %s; 2, 3, 4 and 8 are possible", c->bits, c->name);
-	if (c->cols % 32 != 0)
-		return err_set(E_USE, "format gptq needs in_features in multiples of 32, and %s has %" PRId64
-		               "; use format compressed-tensors, or leave it out with an override (skip: true)", c->name, c->cols);
-	if (c->rows % 32 != 0)
-		return err_set(E_USE, "format gptq needs out_features in multiples of 32, and %s has %" PRId64
-		               "; use format compressed-tensors, or leave it out with an override (skip: true)", c->name, c->rows);
+	if (c->cols % step != 0 || c->rows % step != 0)
+		return err_set(E_USE, "format gptq with %d bits needs %s_features in multiples of %d, and %s has %" PRId64
+		               "; use format compressed-tensors, or leave it out with an override (skip: true)", c->bits,
+		               c->cols % step ? "in" : "out", step, c->name, c->cols % step ? c->cols : c->rows);
 	return group_check(c);
 }
 
@@ -94,7 +95,8 @@ pack_zeros(bool v1, const struct qlinear *q, const struct tensor *t, unsigned ch
 
 			if (zero < v1) {
 				free(fields);
-				return err_set(E_DATA, "%s: zero point 0 of output %" PRId64 " has no place in checkpoint_format gptq; use gptq_v2", t->name, o);
+				return err_set(E_DATA, "%s: zero point 0 of output %" PRId64 " has no place in "
+				               "checkpoint_format gptq; use gptq_v2", t->name, o);
 			}
 			fields[o] = (uint8_t)(zero - v1);
 		}
@@ -170,10 +172,12 @@ owns(const json_t *quantization_config)
 static int
 read_rule(struct reader *r, const json_t *rule)
 {
-	const json_t *bits = json_object_get(rule, "bits"), *group = json_object_get(rule, "group_size"), *sym = json_object_get(rule, "sym");
+	const json_t *bits = json_object_get(rule, "bits"), *group = json_object_get(rule, "group_size");
+	const json_t *sym = json_object_get(rule, "sym");
 
 	if ((bits && !json_is_integer(bits)) || (group && !json_is_integer(group)) || (sym && !json_is_boolean(sym)))
-		return err_set(E_DATA, "config.json: quantization_config: bits, group_size and sym are a number, a number and a truth value");
+		return err_set(E_DATA, "config.json: quantization_config: bits, group_size and sym are a number, a "
+		               "number and a truth value");
 	if (bits)
 		r->label.bits = (int)json_integer_value(bits);
 	if (group)
@@ -196,7 +200,8 @@ read_dynamic(struct reader *r, const json_t *config)
 		if (!regex_match(key + 2 * (skip || keep), r->linear))
 			continue;
 		if (skip)
-			return err_set(E_DATA, "%s.weight is missing, and config.json says it is not quantized (dynamic %s)", r->linear, key);
+			return err_set(E_DATA, "%s.weight is missing, and config.json says it is not quantized "
+			               "(dynamic %s)", r->linear, key);
 		return read_rule(r, v);
 	}
 	return 0;
@@ -213,7 +218,8 @@ read_label(struct reader *r, const json_t *config)
 		format = json_object_get(config, "format");
 	name = format ? json_string_value(format) : "gptq";
 	if (!name || (strcmp(name, "gptq") != 0 && strcmp(name, "gptq_v2") != 0))
-		return err_set(E_DATA, "config.json: quantization_config.checkpoint_format: %s is neither gptq nor gptq_v2", name ? name : "a value that is no text");
+		return err_set(E_DATA, "config.json: quantization_config.checkpoint_format: %s is neither gptq nor "
+		               "gptq_v2", name ? name : "a value that is no text");
 	r->v1 = strcmp(name, "gptq") == 0;
 	r->desc_act = json_is_true(json_object_get(config, "desc_act"));
 	r->label = (struct label){.sym = true};
@@ -225,9 +231,11 @@ read_label(struct reader *r, const json_t *config)
 	if (r->label.bits != 2 && r->label.bits != 3 && r->label.bits != 4 && r->label.bits != 8)
 		return err_set(E_DATA, "config.json: quantization_config.bits: %d is not one of 2, 3, 4, 8", r->label.bits);
 	if (r->label.group != -1 && r->label.group < 1)
-		return err_set(E_DATA, "config.json: quantization_config.group_size: %" PRId64 " is neither -1 nor positive", r->label.group);
+		return err_set(E_DATA, "config.json: quantization_config.group_size: %" PRId64 " is neither -1 nor "
+		               "positive", r->label.group);
 	if (r->cols * r->label.bits % 32 != 0 || r->rows * r->label.bits % 32 != 0)
-		return err_set(E_DATA, "%s: [%" PRId64 ", %" PRId64 "] at %d bits does not fill 32-bit words", r->linear, r->rows, r->cols, r->label.bits);
+		return err_set(E_DATA, "%s: [%" PRId64 ", %" PRId64 "] at %d bits does not fill 32-bit words",
+		               r->linear, r->rows, r->cols, r->label.bits);
 	r->groups = r->label.group < 0 ? 1 : (r->cols + r->label.group - 1) / r->label.group;
 	return 0;
 }
@@ -255,7 +263,8 @@ read_groups(struct reader *r)
 	memcpy(r->group_of, r->t[G_IDX]->p, (size_t)r->cols * 4);
 	for (int64_t i = 0; i < r->cols; i++) {
 		if (r->group_of[i] < 0 || r->group_of[i] >= r->groups)
-			return err_set(E_DATA, "%s.g_idx: %" PRId32 " at %" PRId64 " is no group; there are %" PRId64, r->linear, r->group_of[i], i, r->groups);
+			return err_set(E_DATA, "%s.g_idx: %" PRId32 " at %" PRId64 " is no group; there are "
+			               "%" PRId64, r->linear, r->group_of[i], i, r->groups);
 		if (!r->desc_act && r->group_of[i] != i / size)
 			return err_set(E_DATA, "%s.g_idx: groups follow an order, but the label says desc_act false", r->linear);
 	}
@@ -302,9 +311,11 @@ check_zeros(const struct reader *r)
 	if (first < 0)
 		return 0;
 	if (wrong == n)
-		return err_set(E_DATA, "%s.qzeros: every zero point is stored as %s does it, but the label says checkpoint_format %s", r->linear,
+		return err_set(E_DATA, "%s.qzeros: every zero point is stored as %s does it, but the label says "
+		               "checkpoint_format %s", r->linear,
 		               r->v1 ? "gptq_v2" : "gptq", r->v1 ? "gptq" : "gptq_v2");
-	return err_set(E_DATA, "%s.qzeros: zero point %d at group %" PRId64 ", output %" PRId64 ", but the label says sym, which is %d", r->linear,
+	return err_set(E_DATA, "%s.qzeros: zero point %d at group %" PRId64 ", output %" PRId64 ", but the label says "
+	               "sym, which is %d", r->linear,
 	               r->zero[first], first / r->rows, first % r->rows, middle);
 }
 

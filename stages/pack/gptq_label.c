@@ -233,10 +233,12 @@ gptq_notes(const struct project *p, json_t *out)
 		vllm = vllm && (c->skip || (c->sym && (c->bits == 4 || c->bits == 8) && !(p->wish.ordered && c->group < c->cols)));
 	}
 	if (mixed)
-		json_array_append_new(out, json_string("Transformers reads one bits, group_size and sym for all linears of format gptq and runs this "
+		json_array_append_new(out, json_string("Transformers reads one bits, group_size and sym for all "
+		                                       "linears of format gptq and runs this "
 		                      "mixture wrongly without a word (5.17) or refuses it (5.23); GPTQModel and vLLM read it; use format "
 		                      "compressed-tensors for Transformers"));
 	if (!vllm)
-		json_array_append_new(out, json_string("vLLM 0.32 takes format gptq with 4 or 8 bits, sym, and no desc_act with groups alone; "
+		json_array_append_new(out, json_string("vLLM 0.32 takes format gptq with 4 or 8 bits, sym, and no "
+		                                       "desc_act with groups alone; "
 		                      "it will refuse this"));
 }

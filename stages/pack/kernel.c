@@ -112,7 +112,8 @@ check_code(const struct kernel *k, const struct choice *c, bool ct)
 		rc = err_set(E_USE, "kernel %s has no %d bits for %s; %s", k->name, c->bits, c->name, buf_text(&list));
 	} else if (!fits_group(k, c, c->group)) {
 		list_numbers(k->groups, " or ", &list);
-		rc = err_set(E_USE, "kernel %s has no group_size %" PRId64 " for %s; of %s, %" PRId64 " is nearest", k->name, c->group, c->name,
+		rc = err_set(E_USE, "kernel %s has no group_size %" PRId64 " for %s; of %s, %" PRId64 " is nearest",
+		             k->name, c->group, c->name,
 		             buf_text(&list), nearest_group(k, c));
 	} else if (!c->sym && !(k->flags & ASYM) && !((k->flags & CT_ASYM) && ct && c->bits == 4)) {
 		rc = err_set(E_USE, "kernel %s has no zero points for %s; use sym: true%s", k->name, c->name,
@@ -134,13 +135,16 @@ check_shape(const struct kernel *k, const struct choice *c, int devices)
 		return err_set(E_USE, "tensor_parallel %d does not divide the %" PRId64 " %s of %s", devices, by_rows ? c->cols : c->rows,
 		               by_rows ? "inputs" : "outputs", c->name);
 	if (by_rows && c->group < c->cols && cols % c->group != 0)
-		return err_set(E_USE, "tensor_parallel %d leaves %" PRId64 " inputs a device of %s, which group_size %" PRId64 " does not divide",
+		return err_set(E_USE, "tensor_parallel %d leaves %" PRId64 " inputs a device of %s, which group_size "
+		               "%" PRId64 " does not divide",
 		               devices, cols, c->name, c->group);
 	if (cols % k->k != 0)
-		return err_set(E_USE, "kernel %s needs in_features in multiples of %" PRId64 ", and %s has %" PRId64 "%s", k->name, k->k, c->name,
+		return err_set(E_USE, "kernel %s needs in_features in multiples of %" PRId64 ", and %s has "
+		               "%" PRId64 "%s", k->name, k->k, c->name,
 		               cols, share);
 	if (rows % k->n != 0 && (by_rows || !(k->flags & FUSED)))
-		return err_set(E_USE, "kernel %s needs out_features in multiples of %" PRId64 ", and %s has %" PRId64 "%s", k->name, k->n, c->name,
+		return err_set(E_USE, "kernel %s needs out_features in multiples of %" PRId64 ", and %s has "
+		               "%" PRId64 "%s", k->name, k->n, c->name,
 		               rows, share);
 	return 0;
 }
@@ -205,12 +209,14 @@ check_site(const struct kernel *k, const struct project *p, const struct choice 
 
 	for (size_t i = 0; i < n; i++) {
 		if (c[i].skip != c->skip || (!c->skip && (c[i].bits != c->bits || c[i].group != c->group || c[i].sym != c->sym)))
-			return err_set(E_USE, "kernel %s runs %s and %s as one linear, so they need the same settings", k->name, c->name, c[i].name);
+			return err_set(E_USE, "kernel %s runs %s and %s as one linear, so they need the same "
+			               "settings", k->name, c->name, c[i].name);
 		rows += c[i].rows;
 	}
 	rows /= by_rows ? 1 : devices;
 	if (!c->skip && rows % k->n != 0)
-		return err_set(E_USE, "kernel %s needs out_features in multiples of %" PRId64 ", and %s%s has %" PRId64 "%s", k->name, k->n, c->name,
+		return err_set(E_USE, "kernel %s needs out_features in multiples of %" PRId64 ", and %s%s has "
+		               "%" PRId64 "%s", k->name, k->n, c->name,
 		               n > 1 ? " with those of its input" : "", rows, devices > 1 && !by_rows ? " a device" : "");
 	return 0;
 }

@@ -187,7 +187,8 @@ need_tensor(const struct tensor **out, const struct weights *w, const char *line
 	if (!t)
 		return err_set(E_DATA, "%s.%s is missing", linear, suffix);
 	if (type == DTYPES ? !is_float(t->type) : t->type != type)
-		return err_set(E_DATA, "%s is %s, not %s", name, dtype_name(t->type), type == DTYPES ? "F16, BF16 or F32" : dtype_name(type));
+		return err_set(E_DATA, "%s is %s, not %s", name, dtype_name(t->type), type == DTYPES
+		               ? "F16, BF16 or F32" : dtype_name(type));
 	if (t->rank != rank || (d0 >= 0 && t->shape[0] != d0) || (rank > 1 && d1 >= 0 && t->shape[1] != d1)) {
 		struct buf want = {0}, got = {0};
 		int rc;

@@ -82,11 +82,11 @@ is_compat(const struct gptq_params *p)
 	return is(p->preset, "compat");
 }
 
-/* Groups of like importance: the output needs g_idx. */
+/* Groups of like importance: the output needs g_idx, wherever a row has several groups (overrides may say so). */
 static bool
 is_ordered(const struct gptq_params *p)
 {
-	return is(p->actorder, "group") && p->group_size != -1;
+	return is(p->actorder, "group");
 }
 
 static void
@@ -122,6 +122,11 @@ follow(void *params, const char *format)
 	p->rounding = rounding_settle(p->rounding, p->preset, format);
 	if (p->desc_act && p->static_groups && is(p->actorder, "group"))
 		p->actorder = "static";
+	/* From here on desc_act says what the output is: whether its groups follow the order. */
+	if (p->desc_act && p->static_groups && is(p->actorder, "static"))
+		p->desc_act = false;
+	if (is_ordered(p) && !p->static_groups)
+		p->desc_act = true;
 }
 
 static void

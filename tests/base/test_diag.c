@@ -57,7 +57,7 @@ knows_the_nearest_name(void **state)
 	static const char *const rows[][2] = {
 		{"bitz", "bits"}, {"btis", "bits"}, {"Bits", "bits"}, {"bit", "bits"}, {"groupsize", "group_size"},
 		{"group", "group_size"}, {"group-size", "group_size"}, {"dampening_percent", "damp_percent"},
-		{"symm", "sym"}, {"act", NULL}, {"xyz", NULL}, {"", NULL}, {"method", NULL},
+		{"symm", "sym"}, {"a", NULL}, {"act", NULL}, {"xyz", NULL}, {"", NULL}, {"method", NULL},
 		{"a_name_that_is_much_longer_than_any_that_a_table_has_in_it", NULL},
 	};
 

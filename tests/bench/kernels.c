@@ -59,7 +59,8 @@ struct result {
 static void
 report(const char *what, const char *shape, double flop, struct result r)
 {
-	printf("%-10s %-28s %8.2f ms %8.1f GFLOP/s   error %.1e\n", what, shape, r.seconds * 1e3, flop / r.seconds * 1e-9, r.error);
+	printf("%-10s %-28s %8.2f ms %8.1f GFLOP/s   error %.1e\n", what, shape, r.seconds * 1e3,
+	       flop / r.seconds * 1e-9, r.error);
 }
 
 static int
@@ -73,7 +74,8 @@ runs(double flop)
 static void
 bench_linear(struct dev *d, int64_t tokens, int64_t outputs, int64_t inputs)
 {
-	struct mat x = noise(d, F32, tokens, inputs, 1), w = noise(d, BF16, outputs, inputs, 2), y = dev_mat(d, F32, tokens, outputs);
+	struct mat x = noise(d, F32, tokens, inputs, 1), w = noise(d, BF16, outputs, inputs, 2), y = dev_mat(d, F32,
+	                                                                                                     tokens, outputs);
 	double flop = 2.0 * (double)tokens * (double)outputs * (double)inputs;
 	struct result r = {1e9, 0};
 	char shape[64];
@@ -113,7 +115,8 @@ bench_linear(struct dev *d, int64_t tokens, int64_t outputs, int64_t inputs)
 static void
 bench_gram(struct dev *d, int64_t tokens, int64_t width)
 {
-	struct mat x = noise(d, F32, tokens, width, 1), h = dev_zeros(d, F32, width, width), a = dev_mat(d, F32, 1, tokens);
+	struct mat x = noise(d, F32, tokens, width, 1), h = dev_zeros(d, F32, width, width), a = dev_mat(d, F32, 1,
+	                                                                                                 tokens);
 	double flop = (double)tokens * (double)width * (double)(width + 1);
 	struct result r = {1e9, 0};
 	char shape[64];
@@ -153,7 +156,8 @@ bench_gram(struct dev *d, int64_t tokens, int64_t width)
 
 /* The output of token t in head h, element e, against the sum in double. */
 static double
-attention_error(const float *q, const float *k, const float *v, const float *y, const struct attention *a, int64_t t, int h, int e)
+attention_error(const float *q, const float *k, const float *v, const float *y, const struct attention *a, int64_t t,
+                int h, int e)
 {
 	int64_t first = t - t % a->seqlen, s, i, H = a->heads, K = a->kv_heads, E = a->width, g = h / (H / K);
 	double total = 0, sum = 0;
@@ -195,7 +199,8 @@ bench_attention(struct dev *d, int64_t tokens, int64_t seqlen, int heads, int kv
 	yv = floats(d, &y);
 	for (i = 0; i < 50; i++)
 		r.error = fmax(r.error, attention_error(qv, kv, vv, yv, &a, i * 7919 % tokens, i % heads, i % width));
-	snprintf(shape, sizeof(shape), "%lld of %lld, %d/%d heads, %d", (long long)tokens, (long long)seqlen, heads, kv_heads, width);
+	snprintf(shape, sizeof(shape), "%lld of %lld, %d/%d heads, %d", (long long)tokens, (long long)seqlen, heads,
+	         kv_heads, width);
 	report("attention", shape, flop, r);
 	free(qv);
 	free(kv);
@@ -207,7 +212,8 @@ bench_attention(struct dev *d, int64_t tokens, int64_t seqlen, int heads, int kv
 static void
 bench_nll(struct dev *d, int64_t tokens, int64_t seqlen, int64_t words, int64_t width)
 {
-	struct mat x = noise(d, F32, tokens, width, 1), head = noise(d, BF16, words, width, 2), nll = dev_mat(d, F32, 1, tokens);
+	struct mat x = noise(d, F32, tokens, width, 1), head = noise(d, BF16, words, width, 2), nll = dev_mat(d, F32,
+	                                                                                                      1, tokens);
 	struct mat ids = dev_zeros(d, I32, 1, tokens);
 	double flop = 2.0 * (double)tokens * (double)words * (double)width, t = now();
 	struct result r = {0, 0};
@@ -224,7 +230,8 @@ bench_nll(struct dev *d, int64_t tokens, int64_t seqlen, int64_t words, int64_t 
 static void
 bench_rows(struct dev *d, int64_t tokens, int64_t width)
 {
-	struct mat x = noise(d, F32, tokens, width, 1), y = dev_mat(d, F32, tokens, width), w = noise(d, F32, 1, width, 2);
+	struct mat x = noise(d, F32, tokens, width, 1), y = dev_mat(d, F32, tokens, width), w = noise(d, F32, 1,
+	                                                                                              width, 2);
 	struct mat half = dev_mat(d, BF16, tokens, width);
 	struct norm n = {.w = w, .eps = 1e-5f};
 	static const char *const name[] = {"norm", "silu*up", "gelu", "gelu_tanh", "add", "to bf16"};
@@ -246,16 +253,66 @@ bench_rows(struct dev *d, int64_t tokens, int64_t width)
 			t = now() - t;
 			best = t < best ? t : best;
 		}
-		printf("%-10s %lldx%-23lld %8.2f ms %8.2f Gnumbers/s\n", name[k], (long long)tokens, (long long)width, best * 1e3,
+		printf("%-10s %lldx%-23lld %8.2f ms %8.2f Gnumbers/s\n", name[k], (long long)tokens,
+		       (long long)width, best * 1e3,
 		       (double)(tokens * width) / best * 1e-9);
 	}
+	dev_release(d, 0);
+}
+
+/* A block of SmolLM2-135M over 2048 tokens in sequences of 512, with the statistics of its four sites. */
+static void
+bench_block(struct dev *d)
+{
+	enum { T = 2048, D = 576, I = 1536, KV = 192, BLOCKS = 30, CHUNKS = 16 };
+	struct mat h = noise(d, F32, T, D, 1), x = dev_mat(d, F32, T, D), y = dev_mat(d, F32, T, D), ones = noise(d,
+	                                                                                                          F32, 1, D, 3);
+	struct mat q = dev_mat(d, F32, T, D), k = dev_mat(d, F32, T, KV), v = dev_mat(d, F32, T, KV);
+	struct mat gate = dev_mat(d, F32, T, I), up = dev_mat(d, F32, T, I), a = dev_mat(d, F32, 1, T);
+	struct mat wd = noise(d, BF16, D, D, 4), wk = noise(d, BF16, KV, D, 5), wi = noise(d, BF16, I, D,
+	                                                                                   6), wo = noise(d, BF16, D,
+	                                                                                                  I, 7);
+	struct mat gd = dev_zeros(d, F32, D, D), gi = dev_zeros(d, F32, I, I), table = noise(d, F32, 512, 32, 8);
+	struct norm n = {.w = ones, .eps = 1e-5f};
+	struct rope r = {.cos = table, .sin = table};
+	struct attention at = {9, 3, 64, 0.125f, 0, 0, 512};
+	double best = 1e9, t;
+	int i;
+
+	for (i = 0; i < 5; i++) {
+		t = now();
+		op_norm(d, &x, &h, &n);
+		op_token_weight(d, &a, &x);
+		op_gram(d, &gd, &x, &a);
+		op_linear(d, &q, &x, &wd, NULL, false);
+		op_linear(d, &k, &x, &wk, NULL, false);
+		op_linear(d, &v, &x, &wk, NULL, false);
+		op_rope(d, &q, 9, &r, 512);
+		op_rope(d, &k, 3, &r, 512);
+		op_attention(d, &y, &q, &k, &v, &at);
+		op_gram(d, &gd, &y, &a);
+		op_linear(d, &h, &y, &wd, NULL, true);
+		op_norm(d, &x, &h, &n);
+		op_gram(d, &gd, &x, &a);
+		op_linear(d, &gate, &x, &wi, NULL, false);
+		op_linear(d, &up, &x, &wi, NULL, false);
+		op_gated(d, &gate, &gate, &up, ACT_SILU);
+		op_gram(d, &gi, &gate, &a);
+		op_linear(d, &h, &gate, &wo, NULL, true);
+		t = now() - t;
+		best = t < best ? t : best;
+	}
+	printf("%-10s %-28s %8.2f ms, %.1f s for %d blocks of 64x512 tokens\n", "block", "SmolLM2, with statistics",
+	       best * 1e3,
+	       best * BLOCKS * CHUNKS, BLOCKS);
 	dev_release(d, 0);
 }
 
 int
 main(int argc, char **argv)
 {
-	struct dev_options o = {.name = "cpu", .threads = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 0, .isa = argc > 3 ? argv[3] : NULL};
+	struct dev_options o = {.name = "cpu", .threads = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 0,
+	                        .isa = argc > 3 ? argv[3] : NULL};
 	enum math math = argc > 2 ? (strcmp(argv[2], "bf16") == 0 ? MATH_BF16 : MATH_F32) : MATH_AUTO;
 	char facts[512] = "";
 	struct dev *d;
@@ -279,6 +336,7 @@ main(int argc, char **argv)
 	bench_attention(d, 2048, 2048, 28, 4, 128);
 	bench_nll(d, 2048, 512, 49152, 576);
 	bench_rows(d, 2048, 1536);
+	bench_block(d);
 	printf("peak %.1f MiB\n", (double)dev_peak(d) / 1048576);
 	if (dev_status(d) != 0)
 		fprintf(stderr, "%s\n", err_text());

@@ -187,6 +187,38 @@ writes_json(void **state)
 	store_close(s);
 }
 
+/* Nine facts change at once: seven of one kind are told as one, the rest is counted. */
+static void
+many_changes_are_told_shortly(void **state)
+{
+	struct store *s;
+	struct plan p;
+	struct run_result r;
+
+	(void)state;
+	assert_ok(store_open(&s, w.store));
+	for (int bits = 4; bits > 2; bits--) {
+		struct graph g = {0};
+		struct node *n = graph_add(&g, &fake_config, 0, "config");
+
+		for (int i = 0; i < 7; i++)
+			node_fact(n, "linear l.%d bits %d sym true", i, bits);
+		for (int i = 0; i < 6; i++)
+			node_fact(n, "set x.%d %d", i, bits + i);
+		if (bits == 4) {
+			assert_ok(engine_run(&g, &w.p, &(struct run_options){.store = s}, &r));
+			run_result_release(&r);
+		} else {
+			assert_ok(plan_make(&g, s, &p));
+			assert_string_equal(p.v[0].reason,
+				"linear l.0 and 6 more: bits 4 -> 3; x.0: 4 -> 3; x.1: 5 -> 4; x.2: 6 -> 5; and 3 more");
+			plan_release(&p);
+		}
+		graph_release(&g);
+	}
+	store_close(s);
+}
+
 static void
 names_every_kind_of_change(void **state)
 {
@@ -197,8 +229,15 @@ names_every_kind_of_change(void **state)
 		{"set a one two\n", "set a one three\n", "a: one two -> one three\n"},
 		{"stage quantize 1\n", "stage quantize 2\n", "stage quantize: version 1 -> 2\n"},
 		{"library onednn 2.6.3\n", "library onednn 3.1\n", "library onednn: 2.6.3 -> 3.1\n"},
+		{"linear q bits 4 sym true\n", "linear q bits 3 sym true\n", "linear q: bits 4 -> 3\n"},
+		{"linear q bits 4 sym true\n", "linear q bits 3 sym false\n", "linear q: bits 4 -> 3, sym true -> false\n"},
+		{"linear q bits 4 sym true\n", "linear q bits 3\n", "linear q: bits 4 sym true -> bits 3\n"},
+		{"linear q a b c d\n", "linear q a b x d\n", "linear q: a b c d -> a b x d\n"},
+		{"out 3 t I32 6 16\n", "out 3 t I32 6 12\n", "out 3: t I32 6 16 -> t I32 6 12\n"},
+		{"set q a b c d\n", "set q a b c x\n", "q: a b c d -> a b c x\n"},
 		{"device cpu\n", "device cuda\n", "device: cpu -> cuda\n"},
-		{"in tensor model.norm.weight sha256:aa\n", "in tensor model.norm.weight sha256:ab\n", "tensor model.norm.weight changed\n"},
+		{"in tensor model.norm.weight sha256:aa\n", "in tensor model.norm.weight sha256:ab\n",
+		 "tensor model.norm.weight changed\n"},
 		{"in activations sha256:aa\n", "in activations sha256:ab\n", "input activations changed\n"},
 		{"", "in activations sha256:ab\n", "input activations is new\n"},
 		{"in tensor a sha256:ab\n", "", "tensor a is no longer used\n"},
@@ -236,9 +275,11 @@ main(void)
 		T(a_changed_tensor_is_named_once_its_digest_is_known),
 		T(a_lost_result_says_so),
 		T(writes_json),
+		T(many_changes_are_told_shortly),
 		cmocka_unit_test(names_every_kind_of_change),
 #undef T
 	};
 
+	in_memory();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -548,5 +548,6 @@ main(void)
 #undef T
 	};
 
+	in_memory();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,10 +17,11 @@
 #include "kernels/ops.h"
 #include "qjob/base/err.h"
 
+/* QJOB_TEST_ISA holds these tests to an instruction set. */
 static inline struct dev *
 device(int threads, enum math math)
 {
-	struct dev_options o = {.name = "cpu", .threads = threads};
+	struct dev_options o = {.name = "cpu", .threads = threads, .isa = getenv("QJOB_TEST_ISA")};
 	struct dev *d;
 
 	if (dev_open(&d, &o) != 0)
@@ -183,7 +184,8 @@ static inline void
 assert_close(const char *what, int64_t at, double got, double want, double tolerance)
 {
 	if (!(fabs(got - want) <= tolerance))
-		fail_msg("%s: element %lld is %.9g, wanted %.9g within %.3g", what, (long long)at, got, want, tolerance);
+		fail_msg("%s: element %lld is %.9g, wanted %.9g within %.3g", what, (long long)at, got, want,
+		         tolerance);
 }
 
 #endif

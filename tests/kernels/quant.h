@@ -15,12 +15,12 @@ struct problem {
 
 /* tokens random inputs of very different energy; fewer than n make h singular. */
 static inline struct problem
-problem_new(int64_t O, int64_t n, int64_t tokens, uint64_t seed)
+problem_new(int64_t rows, int64_t n, int64_t tokens, uint64_t seed)
 {
-	struct problem p = {O, n, mem_new((size_t)(O * n), sizeof(float)), mem_new((size_t)(n * n), sizeof(float))};
+	struct problem p = {rows, n, mem_new((size_t)(rows * n), sizeof(float)), mem_new((size_t)(n * n), sizeof(float))};
 	double *x = mem_new((size_t)(tokens * n), sizeof(*x));
 
-	for (int64_t k = 0; k < O * n; k++)
+	for (int64_t k = 0; k < rows * n; k++)
 		p.w[k] = (float)(number(&seed) / 8);
 	for (int64_t i = 0; i < n; i++) {
 		double scale = exp(fmax(-2, fmin(2, 2 * number(&seed))));
@@ -67,14 +67,14 @@ struct answer {
 };
 
 static inline struct answer
-answer_new(int64_t O, int64_t n, int64_t group)
+answer_new(int64_t rows, int64_t n, int64_t group)
 {
 	int64_t groups = (n + group - 1) / group;
 
 	return (struct answer){
-		O, n, groups, mem_new((size_t)(O * n), 1), mem_new((size_t)(O * groups), 1),
-		mem_new((size_t)(O * groups), sizeof(float)), mem_new((size_t)n, sizeof(int32_t)), mem_new((size_t)n, sizeof(int32_t)),
-		mem_new((size_t)O, sizeof(double)),
+		rows, n, groups, mem_new((size_t)(rows * n), 1), mem_new((size_t)(rows * groups), 1),
+		mem_new((size_t)(rows * groups), sizeof(float)), mem_new((size_t)n, sizeof(int32_t)), mem_new((size_t)n, sizeof(int32_t)),
+		mem_new((size_t)rows, sizeof(double)),
 	};
 }
 
@@ -374,7 +374,8 @@ textbook(struct answer *ref, const struct problem *p, const struct how *how)
 				ref->group_of[at] = (int32_t)(i / group);
 			k = o * ref->groups + ref->group_of[at];
 			if (!how->static_groups && i % group == 0)
-				range_of((how->stale ? stale : w) + i, n - i < group ? n - i : group, &how->g, &ref->scale[k], &ref->zero[k]);
+				range_of((how->stale ? stale : w) + i, n - i < group ? n - i : group, &how->g,
+				         &ref->scale[k], &ref->zero[k]);
 			q = (double)ref->scale[k] * rounded(w[i] / (double)ref->scale[k], ref->zero[k], top, &level);
 			ref->code[o * n + at] = (uint8_t)level;
 			e = (w[i] - q) / t[i * n + i];

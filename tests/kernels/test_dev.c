@@ -1,5 +1,6 @@
 #include "tests/kernels/data.h"
 
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,7 +19,9 @@ names_and_sizes_of_types(void **state)
 		const char *name;
 		size_t size;
 	} rows[] = {
-		{F32, "F32", 4}, {F16, "F16", 2}, {BF16, "BF16", 2}, {F64, "F64", 8}, {I64, "I64", 8}, {I32, "I32", 4}, {I16, "I16", 2},
+		{F32, "F32", 4}, {F16, "F16", 2}, {BF16, "BF16", 2}, {F64, "F64", 8}, {I64, "I64", 8}, {I32, "I32",
+		                                                                                        4}, {I16,
+		                                                                                             "I16", 2},
 		{I8, "I8", 1}, {U8, "U8", 1}, {BOOL, "BOOL", 1}, {F8_E4M3, "F8_E4M3", 1}, {F8_E5M2, "F8_E5M2", 1},
 	};
 	enum dtype t;
@@ -39,7 +42,8 @@ static void
 parts_of_a_matrix(void **state)
 {
 	float numbers[12];
-	struct mat m = {numbers, 3, 4, 4, F32}, r = mat_rows(&m, 1, 2), c = mat_cols(&r, 2, 1), gone = {NULL, 3, 4, 4, F32};
+	struct mat m = {numbers, 3, 4, 4, F32}, r = mat_rows(&m, 1, 2), c = mat_cols(&r, 2, 1), gone = {NULL, 3, 4,
+	                                                                                                4, F32};
 
 	(void)state;
 	assert_ptr_equal(r.p, numbers + 4);
@@ -89,24 +93,76 @@ apart(void (*check)(void))
 	assert_int_equal(status, 0);
 }
 
+/* A copy of this program in a folder of its own, where no library lies near. */
 static void
-check_missing_library(void)
+copy_program(const char *to_path)
+{
+	FILE *from = fopen("/proc/self/exe", "rb"), *to = fopen(to_path, "wb");
+	static char piece[1 << 16];
+	size_t n;
+
+	assert_non_null(from);
+	assert_non_null(to);
+	for (n = fread(piece, 1, sizeof(piece), from); n > 0; n = fread(piece, 1, sizeof(piece), from))
+		assert_int_equal(fwrite(piece, 1, n, to), n);
+	fclose(from);
+	assert_int_equal(fclose(to), 0);
+	assert_int_equal(chmod(to_path, 0700), 0);
+}
+
+/* What the copy says when it is asked to open a device. */
+static void
+ask(const char *program, char *answer, int size)
+{
+	char command[128];
+	FILE *f;
+
+	snprintf(command, sizeof(command), "%s open", program);
+	f = popen(command, "r");
+	assert_non_null(f);
+	assert_non_null(fgets(answer, size, f));
+	pclose(f);
+}
+
+static int
+answer_open(void)
 {
 	struct dev_options o = {0};
 	struct dev *d;
 
-	/* A copy of this program, in a folder with no library near it. */
-	setenv("QJOB_BACKENDS", "/nonexistent", 1);
-	if (dev_open(&d, &o) != 0)
-		_exit(1);                      /* found beside the program, after the folder that has none */
-	dev_close(d);
+	puts(dev_open(&d, &o) == 0 ? "opened" : err_text());
+	return 0;
 }
 
 static void
-the_folder_named_is_searched_first(void **state)
+a_missing_library_is_told_with_the_places(void **state)
 {
+	char folder[] = "/tmp/qjob-dev-XXXXXX", program[64], broken[64], answer[1024], want[1024];
+	FILE *f;
+
 	(void)state;
-	apart(check_missing_library);
+	assert_non_null(mkdtemp(folder));
+	snprintf(program, sizeof(program), "%s/lonely", folder);
+	snprintf(broken, sizeof(broken), "%s/libqjob-cpu.so", folder);
+	copy_program(program);
+	setenv("QJOB_BACKENDS", "/nonexistent", 1);
+	ask(program, answer, sizeof(answer));
+	snprintf(want, sizeof(want),
+	         "cpu backend: libqjob-cpu.so was not found in /nonexistent, %s, %s/../lib/qjob, ", folder, folder);
+	assert_memory_equal(answer, want, strlen(want));
+	assert_non_null(strstr(answer, "; set QJOB_BACKENDS to the folder that holds it\n"));
+	/* What lies in the folder named is taken, whatever it is. */
+	f = fopen(broken, "w");
+	assert_non_null(f);
+	fclose(f);
+	setenv("QJOB_BACKENDS", folder, 1);
+	ask(program, answer, sizeof(answer));
+	snprintf(want, sizeof(want), "cpu backend: %s: file too short\n", broken);
+	assert_string_equal(answer, want);
+	unsetenv("QJOB_BACKENDS");
+	unlink(broken);
+	unlink(program);
+	rmdir(folder);
 }
 
 static void
@@ -156,7 +212,8 @@ check_two_sets(void)
 	o.isa = "sse41";
 	if (dev_open(&d, &o) != E_USE)
 		_exit(3);
-	if (strcmp(err_text(), "device cpu: isa sse41: oneDNN is held to another instruction set in this process") != 0)
+	if (strcmp(err_text(),
+	           "device cpu: isa sse41: oneDNN is held to another instruction set in this process") != 0)
 		_exit(4);
 }
 
@@ -268,7 +325,8 @@ the_limit_of_memory_is_told(void **state)
 	assert_null(y.p);
 	assert_int_equal(y.cols, 512);
 	assert_true(dev_failed(d));
-	assert_error(dev_status(d), E_SYS, "out of memory: a matrix F32 [256,512] needs 0.5 MiB, and 0.2 of 1.0 MiB are left; "
+	assert_error(dev_status(d), E_SYS,
+	             "out of memory: a matrix F32 [256,512] needs 0.5 MiB, and 0.2 of 1.0 MiB are left; "
 	             "give more memory, or take fewer or shorter samples");
 	/* Nothing happens any more, and the first reason stays. */
 	assert_null(dev_mat(d, F32, 1, 1).p);
@@ -277,7 +335,8 @@ the_limit_of_memory_is_told(void **state)
 	dev_put(d, &y, &one);
 	dev_get(d, &one, &y);
 	assert_true(one == 1);
-	assert_error(dev_status(d), E_SYS, "out of memory: a matrix F32 [256,512] needs 0.5 MiB, and 0.2 of 1.0 MiB are left; "
+	assert_error(dev_status(d), E_SYS,
+	             "out of memory: a matrix F32 [256,512] needs 0.5 MiB, and 0.2 of 1.0 MiB are left; "
 	             "give more memory, or take fewer or shorter samples");
 	dev_close(d);
 }
@@ -329,13 +388,13 @@ math_is_resolved(void **state)
 }
 
 int
-main(void)
+main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(names_and_sizes_of_types),
 		cmocka_unit_test(parts_of_a_matrix),
 		cmocka_unit_test(unknown_devices_are_refused),
-		cmocka_unit_test(the_folder_named_is_searched_first),
+		cmocka_unit_test(a_missing_library_is_told_with_the_places),
 		cmocka_unit_test(one_instruction_set_for_a_process),
 		cmocka_unit_test(facts_name_what_changes_bytes),
 		cmocka_unit_test(what_is_put_can_be_got),
@@ -348,5 +407,7 @@ main(void)
 		cmocka_unit_test(math_is_resolved),
 	};
 
+	if (argc == 2 && strcmp(argv[1], "open") == 0)
+		return answer_open();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,7 +18,8 @@ tokens_are_scaled_to_unit_energy(void **state)
 			int64_t t, c;
 			double *got;
 
-			memset(x.bytes + 4 * widths[i] * (int64_t)dtype_size(types[k]), 0, (size_t)widths[i] * dtype_size(types[k]));
+			memset(x.bytes + 4 * widths[i] * (int64_t)dtype_size(types[k]), 0,
+			       (size_t)widths[i] * dtype_size(types[k]));
 			xm = upload(d, &x);
 			op_token_weight(d, &a, &xm);
 			got = download(d, &a);
@@ -79,11 +80,13 @@ check_moments(struct dev *d, const struct moment_case *c)
 
 				if (c->cross)
 					l = (double)((float)f.v[t * c->width + i] - (float)l);
-				p = operand(l, a.v[t], c->weighted, c->math) * operand(x.v[t * c->width + j], a.v[t], c->weighted, c->math);
+				p = operand(l, a.v[t], c->weighted, c->math) * operand(x.v[t * c->width + j], a.v[t],
+				                                                       c->weighted, c->math);
 				sum += p;
 				size += fabs(p);
 			}
-			assert_close(c->cross ? "cross" : "gram", i * c->width + j, got[i * c->width + j], sum, 4e-6 * size);
+			assert_close(c->cross ? "cross" : "gram", i * c->width + j, got[i * c->width + j], sum,
+			             4e-6 * size);
 		}
 	}
 	test_free(got);
@@ -105,7 +108,8 @@ moments_of_odd_shapes(void **state)
 	(void)state;
 	for (s = 0; s < 6; s++) {
 		for (k = 0; k < 16; k++) {
-			struct moment_case c = {shape[s][0], shape[s][1], k & 1 ? BF16 : F32, maths[k >> 1 & 1], k & 4, k & 8};
+			struct moment_case c = {shape[s][0], shape[s][1], k & 1 ? BF16 : F32, maths[k >> 1 & 1],
+			                        k & 4, k & 8};
 
 			check_moments(d, &c);
 		}

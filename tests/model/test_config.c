@@ -245,7 +245,8 @@ what_cannot_be_honoured_is_refused(void **state)
 		{QWEN("\"layer_types\":[\"full_attention\",\"mamba\"]"), E_USE,
 		 "config.json: layer_types is [\"full_attention\",\"mamba\"], and only full_attention and sliding_attention are honoured"},
 		{QWEN("\"layer_types\":[\"full_attention\",\"sliding_attention\"]"), E_DATA,
-		 "config.json: layer_types is [\"full_attention\",\"sliding_attention\"], with sliding_attention but no sliding window in use"},
+		 "config.json: layer_types is [\"full_attention\",\"sliding_attention\"], with sliding_attention but no sliding window "
+		 "in use"},
 		{QWEN("\"use_sliding_window\":true,\"sliding_window\":0"), E_DATA,
 		 "config.json: sliding_window is 0, wanted a whole number from 1 to 2147483647"},
 		{"{\"model_type\":\"llama\",\"model_type\":\"llama\"}", E_DATA,

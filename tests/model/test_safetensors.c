@@ -186,11 +186,14 @@ broken_headers_are_refused(void **state)
 		{ONE("a", "U8", "[3]", "[0,3]"), "t.safetensors: bytes 3 to 4 of the data belong to no tensor"},
 		{ONE("a", "U8", "[3]", "[1,4]"), "t.safetensors: bytes 0 to 1 of the data belong to no tensor"},
 		{ONE("a", "U8", "[3]", "[0,3,4]"), "t.safetensors: header byte 50: wanted ']', found ','"},
-		{"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[1,4]}}",
+		{"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
+		 "\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[1,4]}}",
 		 "t.safetensors: tensors \"a\" and \"b\" overlap at byte 1 of the data"},
-		{"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[3,4]}}",
+		{"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+		 "\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[3,4]}}",
 		 "t.safetensors: bytes 1 to 3 of the data belong to no tensor"},
-		{"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}",
+		{"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
+		 "\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}",
 		 "t.safetensors: two tensors are named \"a\""},
 		{"{\"__metadata__\":[]}", "__metadata__: t.safetensors: header byte 16: wanted '{', found '['"},
 		{"{\"__metadata__\":{\"a\":1}}", "__metadata__: t.safetensors: header byte 21: wanted '\"', found '1'"},

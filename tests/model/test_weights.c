@@ -306,7 +306,8 @@ the_index_is_checked_both_ways(void **state)
 		{INDEX(EMBED_IN("a.safetensors") "," Q_IN("b.safetensors")),
 		 "m/model.safetensors.index.json: tensor \"model.layers.0.input_layernorm.weight\" of a.safetensors is not listed"},
 		{INDEX(EMBED_IN("../m/a.safetensors")),
-		 "m/model.safetensors.index.json: weight_map: \"model.embed_tokens.weight\": \"../m/a.safetensors\" is not a plain file name"},
+		 "m/model.safetensors.index.json: weight_map: \"model.embed_tokens.weight\": \"../m/a.safetensors\" is not a plain "
+		 "file name"},
 		{INDEX("\"x\":3"), "m/model.safetensors.index.json: weight_map: \"x\": wanted a file name"},
 	};
 	struct weights w;

@@ -1,7 +1,5 @@
 #include "qjob/base/hash.h"
-#include "stages/pack/kernel.h"
 #include "stages/pack/layout.h"
-#include "stages/pack/shard.h"
 #include "tests/stages/fake.h"
 
 /* ---- what the peers wrote ---- */
@@ -105,9 +103,15 @@ decodes_peers(void **state)
 /* ---- packing what the peers packed gives their bytes ---- */
 
 static unsigned
-bit(const void *words, int64_t at)
+bit(const struct tensor *t, int64_t word, int64_t at)
 {
-	return ((const unsigned char *)words)[at / 8] >> (at % 8) & 1;
+	return ((const unsigned char *)t->p)[word * 4 + at / 8] >> (at % 8) & 1;
+}
+
+static void
+put_bit(uint8_t *to, int64_t at, unsigned value)
+{
+	to[at / 8] |= (uint8_t)(value << (at % 8));
 }
 
 /* A peer's tensors taken apart bit by bit into the neutral form. */
@@ -129,19 +133,20 @@ tensor_of(const struct weights *w, const char *linear, const char *suffix)
 static void
 apart_gptq(struct apart *a, const struct weights *w, const struct choice *c, bool v1)
 {
-	const struct tensor *qw = tensor_of(w, c->name, "qweight"), *qz = tensor_of(w, c->name, "qzeros"), *s = tensor_of(w, c->name, "scales");
+	const struct tensor *qw = tensor_of(w, c->name, "qweight"), *qz = tensor_of(w, c->name, "qzeros"),
+		*s = tensor_of(w, c->name, "scales");
 	int64_t groups = s->shape[0], N = c->rows;
 	size_t row = qlinear_row_bytes(c->cols, c->bits), each = dtype_size(s->type);
 
 	*a = (struct apart){mem_new((size_t)N, row), mem_new((size_t)(N * groups), 1), mem_new((size_t)(N * groups), each), {0}};
 	for (int64_t o = 0; o < N; o++) {
 		for (int64_t at = 0; at < c->cols * c->bits; at++)
-			a->codes[(size_t)o * row + (size_t)at / 8] |= (uint8_t)(bit((const unsigned char *)qw->p + (at / 32 * N + o) * 4, at % 32) << (at % 8));
+			put_bit(a->codes + (size_t)o * row, at, bit(qw, at / 32 * N + o, at % 32));
 		for (int64_t g = 0; g < groups; g++) {
 			unsigned field = 0;
 
 			for (int b = 0; b < c->bits; b++)
-				field |= bit((const unsigned char *)qz->p + g * qz->shape[1] * 4, o * c->bits + b) << b;
+				field |= bit(qz, g * qz->shape[1], o * c->bits + b) << b;
 			a->zero[o * groups + g] = (uint8_t)(field + v1);
 			memcpy(a->scale + (size_t)(o * groups + g) * each, (const unsigned char *)s->p + (size_t)(g * N + o) * each, each);
 		}
@@ -162,10 +167,10 @@ apart_ct(struct apart *a, const struct weights *w, const struct choice *c)
 	memcpy(a->scale, s->p, s->bytes);
 	for (int64_t o = 0; o < c->rows; o++) {
 		for (int64_t at = 0; at < c->cols * c->bits; at++)
-			a->codes[(size_t)o * row + (size_t)at / 8] |= (uint8_t)(bit((const unsigned char *)p->p + o * p->shape[1] * 4, at) << (at % 8));
+			put_bit(a->codes + (size_t)o * row, at, bit(p, o * p->shape[1], at));
 		for (int64_t at = o * c->bits; z && at < (o + 1) * c->bits; at++)
 			for (int64_t g = 0; g < groups; g++)
-				a->zero[o * groups + g] |= (uint8_t)(bit((const unsigned char *)z->p + (at / 32 * groups + g) * 4, at % 32) << (at - o * c->bits));
+				put_bit(&a->zero[o * groups + g], at - o * c->bits, bit(z, at / 32 * groups + g, at % 32));
 	}
 	a->q = (struct qlinear){c->bits, c->rows, c->cols, c->group, groups, c->sym, a->codes, a->scale, s->type, z ? a->zero : NULL, NULL};
 }
@@ -389,11 +394,15 @@ refuses_choices(void **state)
 	assert_ok(check("compressed-tensors", &c, false));
 	assert_refused(check("gptq", &c, false), E_USE,
 	               "format gptq has no 5 bits for model.layers.0.self_attn.q_proj; 2, 3, 4 and 8 are possible");
-	c = (struct choice){.name = "a.b", .rows = 40, .cols = 33, .bits = 4, .group = 33, .sym = true};
-	assert_refused(check("gptq", &c, false), E_USE, "format gptq needs in_features in multiples of 32, and a.b has 33; use format "
+	c = (struct choice){.name = "a.b", .rows = 48, .cols = 36, .bits = 4, .group = 36, .sym = true};
+	assert_refused(check("gptq", &c, false), E_USE, "format gptq with 4 bits needs in_features in multiples of 8, "
+	               "and a.b has 36; use format "
 	               "compressed-tensors, or leave it out with an override (skip: true)");
-	c.cols = c.group = 32;
-	assert_refused(check("gptq", &c, false), E_USE, "format gptq needs out_features in multiples of 32, and a.b has 40; use format "
+	c.cols = c.group = 64;
+	assert_ok(check("gptq", &c, false));
+	c.bits = 3;
+	assert_refused(check("gptq", &c, false), E_USE, "format gptq with 3 bits needs out_features in multiples of "
+	               "32, and a.b has 48; use format "
 	               "compressed-tensors, or leave it out with an override (skip: true)");
 	c = (struct choice){.name = "a.b", .rows = 32, .cols = 33, .bits = 4, .group = 32, .sym = true};
 	assert_refused(check("compressed-tensors", &c, false), E_USE,
@@ -414,7 +423,8 @@ refuses_a_zero_point_of_zero(void **state)
 	fake_linear(&l, &f.p.choices[0], F16, 1, false, 1);
 	l.zero[5 * 7] = 0;
 	f.s.format->tensors(f.s.format_params, &f.p.choices[0], F16, false, t);
-	assert_refused(f.s.format->pack(f.s.format_params, &l.q, 1, &t[1], to), E_DATA, "model.layers.0.self_attn.q_proj.qzeros: zero point 0 of "
+	assert_refused(f.s.format->pack(f.s.format_params, &l.q, 1, &t[1], to), E_DATA,
+	               "model.layers.0.self_attn.q_proj.qzeros: zero point 0 of "
 	               "output 7 has no place in checkpoint_format gptq; use gptq_v2");
 	for (int k = 0; k < 4; k++)
 		free(t[k].name);
@@ -449,8 +459,14 @@ static void bits_label(struct memory *m) { json_object_set_new(label(m), "bits",
 static void no_bits(struct memory *m) { json_object_del(label(m), "bits"); }
 static void text_bits(struct memory *m) { json_object_set_new(label(m), "bits", json_string("4")); }
 static void zero_group(struct memory *m) { json_object_set_new(label(m), "group_size", json_integer(0)); }
-static void lose_0(struct memory *m) { m->t[0].name[0] = 'X'; map_release(&m->w.by_name); map_put(&m->w.by_name, m->t[1].name, NULL)->v.i = 1; }
-static void lose_last(struct memory *m) { map_release(&m->w.by_name); for (int k = 0; k + 1 < m->n; k++) map_put(&m->w.by_name, m->t[k].name, NULL)->v.i = k; }
+static void lose_0(struct memory *m) { m->t[0].name[0] = 'X'; map_release(&m->w.by_name); map_put(&m->w.by_name,
+                                                                                                  m->t[1].name, NULL)->v.i = 1; }
+static void lose_last(struct memory *m)
+{
+	map_release(&m->w.by_name);
+	for (int k = 0; k + 1 < m->n; k++)
+		map_put(&m->w.by_name, m->t[k].name, NULL)->v.i = k;
+}
 static void nan_scale(struct memory *m) { m->bytes[2][3] = 0x7e; }
 static void infinite_scale(struct memory *m) { uint32_t inf = 0x7f800000; memcpy(m->bytes[1] + 8, &inf, 4); }
 static void far_group(struct memory *m) { int32_t g = 5; memcpy(m->bytes[3] + 12, &g, 4); }
@@ -462,7 +478,9 @@ static void flat_scale(struct memory *m) { m->t[2].shape[0] = 4; }
 static void skipped(struct memory *m) { json_object_set_new(label(m), "dynamic", json_pack("{s:{}}", "-:.*q_proj$")); }
 static void not_compressed(struct memory *m) { json_object_set_new(label(m), "quantization_status", json_string("frozen")); }
 static void ignored(struct memory *m) { json_array_append_new(json_object_get(label(m), "ignore"), json_string("re:.*q_proj")); }
-static void no_target(struct memory *m) { json_object_set_new(json_object_get(json_object_get(label(m), "config_groups"), "group_0"), "targets", json_array()); }
+static void no_target(struct memory *m) { json_object_set_new(json_object_get(json_object_get(label(m),
+                                                                                              "config_groups"),
+	"group_0"), "targets", json_array()); }
 static void float_type(struct memory *m) { json_object_set_new(scheme(m), "type", json_string("float")); }
 static void no_group(struct memory *m) { json_object_set_new(scheme(m), "group_size", json_integer(48)); }
 static void three_bits(struct memory *m) { json_object_set_new(scheme(m), "num_bits", json_integer(3)); m->t[0].shape[1] = 16; }
@@ -473,7 +491,8 @@ static void wrong_shape(struct memory *m) { int64_t n = 161; memcpy(m->bytes[2] 
 #define LINEAR "model.layers.0.self_attn.q_proj"
 
 static const struct fault_row faults[] = {
-	{"gptq", "{}", v2_label, LINEAR ".qzeros: every zero point is stored as gptq does it, but the label says checkpoint_format gptq_v2"},
+	{"gptq", "{}", v2_label, LINEAR ".qzeros: every zero point is stored as gptq does it, but the label says "
+	 "checkpoint_format gptq_v2"},
 	{"gptq", "checkpoint_format: gptq_v2", v1_label,
 	 LINEAR ".qzeros: every zero point is stored as gptq_v2 does it, but the label says checkpoint_format gptq"},
 	{"gptq", "{}", odd_label, "config.json: quantization_config.checkpoint_format: marlin is neither gptq nor gptq_v2"},
@@ -544,136 +563,13 @@ attaches_by_label(void **state)
 	assert_ok(format_attach(&w));
 	assert_null(w.decode);
 	json_object_set_new(w.config.json, "quantization_config", json_pack("{s:s}", "quant_method", "awq"));
-	assert_refused(format_attach(&w), E_DATA, "config.json: quantization_config.quant_method: awq is not one of gptq, compressed-tensors");
+	assert_refused(format_attach(&w), E_DATA, "config.json: quantization_config.quant_method: awq is not one of "
+	               "gptq, compressed-tensors");
 	json_object_set_new(w.config.json, "quantization_config", json_pack("{s:i}", "quant_method", 7));
-	assert_refused(format_attach(&w), E_DATA, "config.json: quantization_config.quant_method: a value that is no text is not one of gptq, "
+	assert_refused(format_attach(&w), E_DATA, "config.json: quantization_config.quant_method: a value that is no "
+	               "text is not one of gptq, "
 	               "compressed-tensors");
 	json_decref(w.config.json);
-}
-
-/* ---- labels ---- */
-
-static void
-assert_config(struct fake *f, const char *want)
-{
-	json_t *j = f->s.format->config(&f->p);
-	struct buf line = {0};
-
-	json_write_line(j, &line);
-	assert_string_equal(buf_text(&line), want);
-	buf_release(&line);
-	json_decref(j);
-}
-
-#define META "\"meta\":{\"quantizer\":[\"qjob:" QJOB_VERSION "\"],\"damp_percent\":0.05,\"static_groups\":true}}"
-
-static void
-labels_gptq(void **state)
-{
-	struct fake f;
-
-	(void)state;
-	fake_open(&f, "llama", "gptq", "{}");
-	assert_config(&f, "{\"quant_method\":\"gptq\",\"method\":\"gptq\",\"bits\":4,\"group_size\":32,\"desc_act\":false,\"sym\":true,\"lm_head\":false,"
-	              "\"format\":\"gptq\",\"checkpoint_format\":\"gptq\",\"pack_dtype\":\"int32\"," META);
-	f.p.wish.ordered = true;
-	for (size_t i = 0; i < f.p.nchoices; i++)
-		f.p.choices[i].sym = false;
-	assert_config(&f, "{\"quant_method\":\"gptq\",\"method\":\"gptq\",\"bits\":4,\"group_size\":32,\"desc_act\":true,\"sym\":false,\"lm_head\":false,"
-	              "\"format\":\"gptq\",\"checkpoint_format\":\"gptq\",\"pack_dtype\":\"int32\",\"meta\":{\"quantizer\":[\"qjob:" QJOB_VERSION
-	              "\",\"gptqmodel:0.9.0\"],\"damp_percent\":0.05,\"static_groups\":true}}");
-	fake_close(&f);
-}
-
-/* All of one part: one rule; a single linear: a rule by its name; gate and up together: one more for vLLM's fused linear. */
-static void
-labels_overrides(void **state)
-{
-	struct fake f;
-	json_t *j, *want;
-
-	(void)state;
-	fake_open(&f, "llama", "gptq", "checkpoint_format: gptq_v2");
-	for (size_t i = 0; i < f.p.nchoices; i++) {
-		struct choice *c = &f.p.choices[i];
-
-		c->bits = c->part == DOWN ? 8 : 4;
-		c->skip = c->part == O;
-		c->sym = c->site != SITE_UP;
-		if (c->part == K && c->block == 1)
-			c->group = c->cols;
-	}
-	j = f.s.format->config(&f.p);
-	want = json_loads("{\"+:.*\\\\.mlp\\\\.gate_proj$\": {\"sym\": false}, \"+:.*\\\\.mlp\\\\.up_proj$\": {\"sym\": false},"
-	                  "\"+:.*\\\\.mlp\\\\.gate_up_proj$\": {\"sym\": false}, \"-:.*\\\\.self_attn\\\\.o_proj$\": {},"
-	                  "\"+:.*\\\\.mlp\\\\.down_proj$\": {\"bits\": 8}, \"+:^model\\\\.layers\\\\.1\\\\.self_attn\\\\.k_proj$\": {\"group_size\": -1}}", 0, NULL);
-	assert_non_null(want);
-	if (!json_equal(json_object_get(j, "dynamic"), want))
-		fail_msg("dynamic is %s", json_dumps(json_object_get(j, "dynamic"), 0));
-	json_decref(want);
-	want = json_loads("[[\"self_attn.q_proj\", \"self_attn.k_proj\", \"self_attn.v_proj\", \"mlp.gate_proj\", \"mlp.up_proj\", \"mlp.down_proj\"]]",
-	                  0, NULL);
-	if (!json_equal(json_object_get(j, "modules_in_block_to_quantize"), want))
-		fail_msg("modules are %s", json_dumps(json_object_get(j, "modules_in_block_to_quantize"), 0));
-	json_decref(want);
-	json_decref(j);
-	fake_choice(&f, "model.layers.0.self_attn.o_proj")->skip = false;
-	j = f.s.format->config(&f.p);
-	assert_int_equal(json_array_size(json_array_get(json_object_get(j, "modules_in_block_to_quantize"), 0)), 13);
-	assert_string_equal(json_string_value(json_array_get(json_array_get(json_object_get(j, "modules_in_block_to_quantize"), 0), 3)),
-	                    "model.layers.0.self_attn.o_proj");
-	assert_non_null(json_object_get(json_object_get(j, "dynamic"), "-:^model\\.layers\\.1\\.self_attn\\.o_proj$"));
-	json_decref(j);
-	fake_close(&f);
-}
-
-static void
-labels_one_group_a_row(void **state)
-{
-	struct fake f;
-	json_t *j;
-
-	(void)state;
-	fake_open(&f, "llama", "gptq", "{}");
-	f.method.group = -1;
-	f.p.wish.ordered = true;
-	for (size_t i = 0; i < f.p.nchoices; i++)
-		f.p.choices[i].group = f.p.choices[i].cols;
-	j = f.s.format->config(&f.p);
-	assert_int_equal(json_integer_value(json_object_get(j, "group_size")), -1);
-	assert_false(json_is_true(json_object_get(j, "desc_act")));
-	assert_null(json_object_get(j, "dynamic"));
-	json_decref(j);
-	fake_close(&f);
-}
-
-#define SCHEME(bits, actorder) "\"format\":\"pack-quantized\",\"input_activations\":null,\"output_activations\":null,\"weights\":{\"num_bits\":" bits \
-	",\"type\":\"int\",\"symmetric\":true,\"strategy\":\"group\",\"group_size\":32,\"block_structure\":null,\"dynamic\":false,\"actorder\":" actorder \
-	",\"scale_dtype\":null,\"zp_dtype\":null,\"observer\":\"minmax\",\"observer_kwargs\":{}}}"
-#define CT_HEAD "{\"quant_method\":\"compressed-tensors\",\"version\":\"0.19.0\",\"format\":\"pack-quantized\",\"quantization_status\":\"compressed\","
-#define CT_TAIL ",\"global_compression_ratio\":null,\"kv_cache_scheme\":null,\"sparsity_config\":{},\"transform_config\":{}}"
-
-static void
-labels_compressed_tensors(void **state)
-{
-	struct fake f;
-
-	(void)state;
-	fake_open(&f, "llama-tied-bf16", "compressed-tensors", "{}");
-	assert_config(&f, CT_HEAD "\"config_groups\":{\"group_0\":{\"targets\":[\"Linear\"]," SCHEME("4", "\"static\"") "},\"ignore\":[\"lm_head\"]" CT_TAIL);
-	f.method.actorder = "none";
-	for (size_t i = 0; i < f.p.nchoices; i++) {
-		f.p.choices[i].skip = f.p.choices[i].site != SITE_DOWN;
-		f.p.choices[i].bits = f.p.choices[i].block == 0 ? 8 : 4;
-	}
-	assert_config(&f, CT_HEAD "\"config_groups\":{"
-	              "\"group_0\":{\"targets\":[\"model.layers.0.mlp.down_proj\"]," SCHEME("8", "null") ","
-	              "\"group_1\":{\"targets\":[\"model.layers.1.mlp.down_proj\"]," SCHEME("4", "null") "},"
-	              "\"ignore\":[\"model.layers.0.self_attn.q_proj\",\"model.layers.0.self_attn.k_proj\",\"model.layers.0.self_attn.v_proj\","
-	              "\"model.layers.0.self_attn.o_proj\",\"model.layers.0.mlp.gate_proj\",\"model.layers.0.mlp.up_proj\","
-	              "\"model.layers.1.self_attn.q_proj\",\"model.layers.1.self_attn.k_proj\",\"model.layers.1.self_attn.v_proj\","
-	              "\"model.layers.1.self_attn.o_proj\",\"model.layers.1.mlp.gate_proj\",\"model.layers.1.mlp.up_proj\",\"lm_head\"]" CT_TAIL);
-	fake_close(&f);
 }
 
 /* A stranger resolves the rules of a mixture by itself: every linear decodes by the whole config. */
@@ -698,139 +594,6 @@ decodes_mixtures(void **state)
 			round_trip(&f, &f.p.choices[i], k ? F32 : F16, false, (uint32_t)i);
 		fake_close(&f);
 	}
-}
-
-static void
-notes_what_loaders_refuse(void **state)
-{
-	struct fake f;
-	json_t *notes = json_array();
-
-	(void)state;
-	fake_open(&f, "llama", "gptq", "{}");
-	f.s.format->notes(&f.p, notes);
-	assert_int_equal(json_array_size(notes), 0);
-	fake_choice(&f, "model.layers.1.mlp.up_proj")->bits = 3;
-	f.s.format->notes(&f.p, notes);
-	assert_int_equal(json_array_size(notes), 2);
-	assert_string_equal(json_string_value(json_array_get(notes, 0)), "Transformers reads one bits, group_size and sym for all linears of format "
-	                    "gptq and runs this mixture wrongly without a word (5.17) or refuses it (5.23); GPTQModel and vLLM read it; use format "
-	                    "compressed-tensors for Transformers");
-	assert_string_equal(json_string_value(json_array_get(notes, 1)), "vLLM 0.32 takes format gptq with 4 or 8 bits, sym, and no desc_act with "
-	                    "groups alone; it will refuse this");
-	json_decref(notes);
-	fake_close(&f);
-}
-
-/* ---- kernels ---- */
-
-static const struct kernel_row {
-	const char *kernel, *format;
-	int devices;
-	struct choice c;
-	bool order;
-	const char *text;            /* NULL: taken */
-} kernel_rows[] = {
-	{"any", "gptq", 1, {.name = "l", .rows = 576, .cols = 576, .bits = 3, .group = 64, .sym = true}, true, NULL},
-	{"any", "gptq", 1, {.name = "l", .rows = 576, .cols = 576, .bits = 4, .group = 48, .sym = true}, false,
-	 "kernel torch has no group_size 48 for l; of -1, 16, 32, 64, 128, 256, 512 or 1024, 32 is nearest; possible kernels: exllama"},
-	{"any", "compressed-tensors", 1, {.name = "l", .rows = 576, .cols = 576, .bits = 4, .group = 48, .sym = false}, false, NULL},
-	{"marlin", "gptq", 1, {.name = "l", .rows = 4096, .cols = 4096, .bits = 4, .group = 128, .sym = true}, false, NULL},
-	{"marlin", "gptq", 1, {.name = "l", .rows = 576, .cols = 576, .bits = 4, .group = 64, .sym = true}, false,
-	 "kernel marlin needs in_features in multiples of 128, and l has 576; possible kernels: machete, exllama, exllamav2, triton, torch"},
-	{"marlin", "gptq", 1, {.name = "l", .rows = 512, .cols = 512, .bits = 3, .group = 64, .sym = true}, false,
-	 "kernel marlin has no 3 bits for l; 4 or 8; possible kernels: torch"},
-	{"marlin", "gptq", 1, {.name = "l", .rows = 512, .cols = 512, .bits = 4, .group = 64, .sym = false}, false,
-	 "kernel marlin has no zero points for l; use sym: true, or format compressed-tensors with 4 bits; possible kernels: exllamav2, triton, torch"},
-	{"marlin", "compressed-tensors", 1, {.name = "l", .rows = 512, .cols = 512, .bits = 4, .group = 64, .sym = false}, false, NULL},
-	{"marlin", "compressed-tensors", 1, {.name = "l", .rows = 512, .cols = 512, .bits = 8, .group = 64, .sym = false}, false,
-	 "kernel marlin has no zero points for l; use sym: true"},
-	{"marlin", "gptq", 1, {.name = "l", .rows = 512, .cols = 512, .bits = 4, .group = 16, .sym = true}, false,
-	 "kernel marlin has no group_size 16 for l; of -1, 32, 64 or 128, 32 is nearest; possible kernels: exllama, triton, torch"},
-	{"marlin", "gptq", 1, {.name = "l", .rows = 512, .cols = 512, .bits = 4, .group = 512, .sym = true}, true, NULL},
-	{"marlin", "gptq", 1, {.name = "l", .rows = 512, .cols = 512, .bits = 4, .group = 128, .sym = true}, true,
-	 "kernel marlin takes no desc_act with groups (l); use actorder: static; possible kernels: exllamav2, triton, torch"},
-	{"marlin", "gptq", 8, {.name = "l", .site = SITE_DOWN, .rows = 3584, .cols = 18944, .bits = 4, .group = 128, .sym = true}, false,
-	 "tensor_parallel 8 leaves 2368 inputs a device of l, which group_size 128 does not divide"},
-	{"marlin", "gptq", 8, {.name = "l", .site = SITE_DOWN, .rows = 3584, .cols = 18944, .bits = 4, .group = 64, .sym = true}, false,
-	 "kernel marlin needs in_features in multiples of 128, and l has 2368 a device; possible kernels: machete, exllama, exllamav2, triton, torch"},
-	{"marlin", "gptq", 3, {.name = "l", .site = SITE_UP, .rows = 512, .cols = 512, .bits = 4, .group = 128, .sym = true}, false,
-	 "tensor_parallel 3 does not divide the 512 outputs of l"},
-	{"machete", "gptq", 1, {.name = "l", .site = SITE_O, .rows = 576, .cols = 576, .bits = 4, .group = 64, .sym = true}, false,
-	 "kernel machete needs out_features in multiples of 128, and l has 576; possible kernels: exllama, exllamav2, triton, torch"},
-	{"machete", "gptq", 1, {.name = "l", .rows = 512, .cols = 512, .bits = 4, .group = 32, .sym = true}, false,
-	 "kernel machete has no group_size 32 for l; of -1, 64 or 128, 64 is nearest; possible kernels: marlin, exllama, exllamav2, triton, torch"},
-	{"exllama", "gptq", 1, {.name = "l", .rows = 512, .cols = 576, .bits = 8, .group = 96, .sym = true}, false, NULL},
-	{"exllamav2", "gptq", 1, {.name = "l", .rows = 40, .cols = 512, .bits = 4, .group = 32, .sym = false}, true,
-	 "kernel exllamav2 needs out_features in multiples of 32, and l has 40; possible kernels: torch"},
-	{"exllamav2", "gptq", 2, {.name = "l", .rows = 64, .cols = 512, .bits = 4, .group = 32, .sym = false}, true,
-	 "desc_act with groups cannot be split over tensor_parallel 2 devices (l); use actorder: static"},
-	{"torch", "compressed-tensors", 1, {.name = "l", .rows = 64, .cols = 64, .bits = 4, .group = 32, .sym = true}, false,
-	 "kernel torch does not read format compressed-tensors; possible kernels: exllama"},
-	{"triton", "gptq", 1, {.name = "l", .rows = 64, .cols = 64, .bits = 3, .group = 32, .sym = true}, false,
-	 "kernel triton has no 3 bits for l; 2, 4 or 8; possible kernels: torch"},
-};
-
-static void
-checks_kernels(void **state)
-{
-	(void)state;
-	for (size_t i = 0; i < sizeof(kernel_rows) / sizeof(kernel_rows[0]); i++) {
-		const struct kernel_row *r = &kernel_rows[i];
-		struct pack_params pack = {.format = r->format, .kernel = r->kernel, .tensor_parallel = r->devices};
-
-		if (!r->text) {
-			assert_ok(kernel_check(&pack, &r->c, r->order));
-			continue;
-		}
-		assert_int_equal(kernel_check(&pack, &r->c, r->order), E_USE);
-		assert_string_equal(err_text(), r->text);
-	}
-}
-
-static void
-checks_fused_linears(void **state)
-{
-	struct fake f;
-
-	(void)state;
-	fake_open(&f, "llama", "gptq", "{}");
-	assert_ok(kernel_check_fused(&f.p));
-	f.s.pack.kernel = "machete";
-	assert_ok(kernel_check_fused(&f.p) == E_USE ? 0 : -1);
-	assert_string_equal(err_text(), "kernel machete needs out_features in multiples of 128, and model.layers.0.self_attn.o_proj has 64");
-	f.s.pack.kernel = "marlin";
-	assert_ok(kernel_check_fused(&f.p));   /* q 64, k 32 and v 32 are 128 together; gate and up 320 */
-	f.s.pack.tensor_parallel = 2;
-	assert_ok(kernel_check_fused(&f.p) == E_USE ? 0 : -1);
-	assert_string_equal(err_text(), "kernel marlin needs out_features in multiples of 64, and model.layers.0.mlp.gate_proj with those of its "
-	                    "input has 160 a device");
-	f.s.pack.tensor_parallel = 1;
-	fake_choice(&f, "model.layers.1.self_attn.v_proj")->bits = 8;
-	assert_ok(kernel_check_fused(&f.p) == E_USE ? 0 : -1);
-	assert_string_equal(err_text(), "kernel marlin runs model.layers.1.self_attn.q_proj and model.layers.1.self_attn.v_proj as one linear, so "
-	                    "they need the same settings");
-	fake_close(&f);
-}
-
-/* ---- small things ---- */
-
-static void
-orders_names(void **state)
-{
-	static const char *const sorted[] = {
-		"lm_head.weight", "model.embed_tokens.weight", "model.layers.0.a", "model.layers.2.a", "model.layers.2.b", "model.layers.02.b",
-		"model.layers.10.a", "model.layers.100.a", "model.norm.weight", "model.norm.weight2",
-	};
-	enum { N = sizeof(sorted) / sizeof(sorted[0]) };
-
-	(void)state;
-	for (int i = 0; i < N; i++)
-		for (int j = 0; j < N; j++) {
-			int by = name_order(sorted[i], sorted[j]);
-
-			assert_true(i == j ? by == 0 : i < j ? by < 0 : by > 0);
-		}
 }
 
 static void
@@ -860,15 +623,7 @@ main(void)
 		cmocka_unit_test(refuses_a_zero_point_of_zero),
 		cmocka_unit_test(refuses_faults),
 		cmocka_unit_test(attaches_by_label),
-		cmocka_unit_test(labels_gptq),
-		cmocka_unit_test(labels_overrides),
-		cmocka_unit_test(labels_one_group_a_row),
-		cmocka_unit_test(labels_compressed_tensors),
 		cmocka_unit_test(decodes_mixtures),
-		cmocka_unit_test(notes_what_loaders_refuse),
-		cmocka_unit_test(checks_kernels),
-		cmocka_unit_test(checks_fused_linears),
-		cmocka_unit_test(orders_names),
 		cmocka_unit_test(matches_patterns),
 	};
 

@@ -29,10 +29,12 @@ declares_nodes(void **state)
 	                    "tensor model.embed_tokens.weight|fetch/model.safetensors|model.embed_tokens.weight|1\n"
 	                    "tensor model.layers.0.input_layernorm.weight|fetch/model.safetensors|model.layers.0.input_layernorm.weight|1\n"
 	                    "block 0|quantize/0|block.safetensors|1\n"
-	                    "tensor model.layers.0.post_attention_layernorm.weight|fetch/model.safetensors|model.layers.0.post_attention_layernorm.weight|1\n"
+	                    "tensor "
+		"model.layers.0.post_attention_layernorm.weight|fetch/model.safetensors|model.layers.0.post_attention_layernorm.weight|1\n"
 	                    "tensor model.layers.1.input_layernorm.weight|fetch/model.safetensors|model.layers.1.input_layernorm.weight|1\n"
 	                    "block 1|quantize/1|block.safetensors|1\n"
-	                    "tensor model.layers.1.post_attention_layernorm.weight|fetch/model.safetensors|model.layers.1.post_attention_layernorm.weight|1\n"
+	                    "tensor "
+		"model.layers.1.post_attention_layernorm.weight|fetch/model.safetensors|model.layers.1.post_attention_layernorm.weight|1\n"
 	                    "tensor model.norm.weight|fetch/model.safetensors|model.norm.weight|1\n");
 	assert_non_null(strstr(buf_text(&n->facts), "format gptq 1\n"));
 	assert_non_null(strstr(buf_text(&n->facts), "set pack.checkpoint_format gptq\n"));
@@ -50,6 +52,56 @@ declares_nodes(void **state)
 	buf_release(&needs);
 	graph_release(&g);
 	fake_close(&f);
+}
+
+/* The facts of a node after a change to the recipe. */
+static char *
+facts_of(const char *node, void (*change)(struct fake *f))
+{
+	struct fake f;
+	struct graph g;
+	char *facts;
+
+	fake_open(&f, "llama", "gptq", "{}");
+	f.s.pack.max_shard_size = "180kB";
+	change(&f);
+	packed_graph(&f, &g);
+	facts = mem_text(buf_text(&graph_find(&g, node)->facts));
+	graph_release(&g);
+	fake_close(&f);
+	return facts;
+}
+
+static void as_it_is(struct fake *f) { (void)f; }
+static void other_kernel(struct fake *f) { f->s.pack.kernel = "torch"; }
+static void one_bits(struct fake *f) { fake_choice(f, "model.layers.1.mlp.down_proj")->bits = 8; }
+static void skip_one(struct fake *f) { fake_choice(f, "model.layers.1.mlp.down_proj")->skip = true; }
+static void other_damp(struct fake *f) { f->method.damp_percent = "0.1"; }
+static void order(struct fake *f) { f->p.wish.ordered = true; }
+
+/* What changes bytes changes keys, of the nodes that hold those bytes alone. */
+static void
+keys_what_changes(void **state)
+{
+	static const char *const nodes[] = {"pack/shard-0", "pack/shard-1", "pack/files"};
+	static const struct { void (*change)(struct fake *f); bool changes[3]; } rows[] = {
+		{other_kernel, {false, false, false}},
+		{one_bits,     {false, true,  true}},
+		{skip_one,     {false, true,  true}},
+		{other_damp,   {false, false, true}},
+		{order,        {false, false, true}},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		for (int k = 0; k < 3; k++) {
+			char *before = facts_of(nodes[k], as_it_is), *after = facts_of(nodes[k], rows[i].change);
+
+			if ((strcmp(before, after) != 0) != rows[i].changes[k])
+				fail_msg("change %zu, node %s:\n%s\n%s", i, nodes[k], before, after);
+			free(before);
+			free(after);
+		}
 }
 
 /* Every packed linear is what its codes mean, everything else is the source's. */
@@ -246,6 +298,25 @@ plans_shards(void **state)
 	fake_close(&f);
 }
 
+static void
+orders_names(void **state)
+{
+	static const char *const sorted[] = {
+		"lm_head.weight", "model.embed_tokens.weight", "model.layers.0.a", "model.layers.2.a",
+			"model.layers.2.b", "model.layers.02.b",
+		"model.layers.10.a", "model.layers.100.a", "model.norm.weight", "model.norm.weight2",
+	};
+	enum { N = sizeof(sorted) / sizeof(sorted[0]) };
+
+	(void)state;
+	for (int i = 0; i < N; i++)
+		for (int j = 0; j < N; j++) {
+			int by = name_order(sorted[i], sorted[j]);
+
+			assert_true(i == j ? by == 0 : i < j ? by < 0 : by > 0);
+		}
+}
+
 /* How the source was laid out changes nothing. */
 static void
 order_is_that_of_names(void **state)
@@ -300,7 +371,8 @@ refuses_in_expand(void **state)
 	fake_open(&f, "llama", "gptq", "{}");
 	f.s.pack.kernel = "machete";
 	assert_int_equal(stage_pack.expand(&g, &f.p), E_USE);
-	assert_string_equal(err_text(), "kernel machete needs out_features in multiples of 128, and model.layers.0.self_attn.o_proj has 64");
+	assert_string_equal(err_text(), "kernel machete needs out_features in multiples of 128, and "
+	                    "model.layers.0.self_attn.o_proj has 64");
 	f.s.pack.kernel = "any";
 	for (size_t i = 0; i < f.p.nchoices; i++)
 		f.p.choices[i].skip = true;
@@ -346,10 +418,12 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(declares_nodes),
+		cmocka_unit_test(keys_what_changes),
 		cmocka_unit_test(packs_models),
 		cmocka_unit_test(writes_small_files),
 		cmocka_unit_test(same_bytes_again),
 		cmocka_unit_test(plans_shards),
+		cmocka_unit_test(orders_names),
 		cmocka_unit_test(order_is_that_of_names),
 		cmocka_unit_test(stores_no_tied_head),
 		cmocka_unit_test(refuses_in_expand),

@@ -153,9 +153,11 @@ measures_perplexity(void **state)
 	assert_true(fabs(before / want - 1) < 1e-4);
 	assert_true(fabs(after / before - 1) < 0.01);
 	assert_true(after != before);
-	assert_int_equal(json_integer_value(json_object_get(quantized, "windows")), json_array_size(json_object_get(quantized, "window_nll")));
+	assert_int_equal(json_integer_value(json_object_get(quantized, "windows")),
+	                 json_array_size(json_object_get(quantized, "window_nll")));
 	assert_int_equal(json_integer_value(json_object_get(quantized, "tokens")),
-	                 json_integer_value(json_object_get(quantized, "windows")) * (json_integer_value(json_object_get(quantized, "seqlen")) - 1));
+	                 json_integer_value(json_object_get(quantized,
+	                                                    "windows")) * (json_integer_value(json_object_get(quantized, "seqlen")) - 1));
 	assert_int_equal(json_integer_value(json_object_get(quantized, "tensors")), 14 * 4 + 4 + 3);
 	json_decref(original);
 	json_decref(quantized);
@@ -245,8 +247,10 @@ write_blocks(struct packed *k)
 		char *node = mem_format("quantize/%d", b), *dir = fake_folder(&k->f, node), *path = path_join(dir, "block.json");
 		struct buf text = {0};
 
-		buf_printf(&text, "{\"block\": %d, \"linears\": [{\"name\": \"model.layers.%d.mlp.down_proj\", \"bits\": 4, \"group_size\": 32, \"sym\": true, "
-		           "\"rows\": 64, \"cols\": 160, \"loss\": %s, \"tokens\": 2048, \"damp\": 0.05, \"dead\": %d, \"fallback\": \"%s\"}]}\n", b, b,
+		buf_printf(&text, "{\"block\": %d, \"linears\": [{\"name\": \"model.layers.%d.mlp.down_proj\", "
+		           "\"bits\": 4, \"group_size\": 32, \"sym\": true, "
+		           "\"rows\": 64, \"cols\": 160, \"loss\": %s, \"tokens\": 2048, \"damp\": 0.05, \"dead\": "
+			"%d, \"fallback\": \"%s\"}]}\n", b, b,
 		           b ? "0.75" : "1.5", b, b ? "damp raised to 0.1" : "");
 		assert_ok(file_replace(path, text.p, text.n));
 		buf_release(&text);
@@ -277,9 +281,11 @@ report_of(struct packed *k, bool perplexity)
 	packed_graph(&k->f, &k->g);
 	write_blocks(k);
 	if (perplexity)
-		write_node(k, "validate/original", "original.json", "{\"perplexity\": 20.0, \"windows\": 74, \"seqlen\": 2048, \"tokens\": 151478}");
+		write_node(k, "validate/original", "original.json", "{\"perplexity\": 20.0, \"windows\": 74, "
+		           "\"seqlen\": 2048, \"tokens\": 151478}");
 	write_node(k, "validate/quantized", "quantized.json",
-	           perplexity ? "{\"tensors\": 63, \"perplexity\": 25.0, \"windows\": 74, \"seqlen\": 2048, \"tokens\": 151478}" : "{\"tensors\": 63}");
+	           perplexity ? "{\"tensors\": 63, \"perplexity\": 25.0, \"windows\": 74, \"seqlen\": 2048, "
+		"\"tokens\": 151478}" : "{\"tensors\": 63}");
 	assert_ok(fake_run(&k->f, &k->g, "validate/report", NULL));
 }
 
@@ -317,7 +323,8 @@ reports(void **state)
 	path = report_path(&k, "report.md");
 	assert_ok(file_read(&text, path, 1 << 20));
 	assert_non_null(strstr(buf_text(&text), "| perplexity | 20.0000 | 25.0000 | +25.00 % |\n"));
-	assert_non_null(strstr(buf_text(&text), "| model.layers.1.mlp.down_proj | 64 x 160 | 4 | 32 | yes | 0.75 | 0.05 | 1 | damp raised to 0.1 |\n"));
+	assert_non_null(strstr(buf_text(&text), "| model.layers.1.mlp.down_proj | 64 x 160 | 4 | 32 | yes | 0.75 | "
+	                       "0.05 | 1 | damp raised to 0.1 |\n"));
 	assert_non_null(strstr(buf_text(&text), "\nPerplexity: 74 windows of 2048 tokens, 151478 predicted tokens, float32 arithmetic; "));
 	assert_null(strstr(buf_text(&text), k.f.dir));
 	buf_release(&text);
@@ -346,7 +353,8 @@ judges(void **state)
 	assert_ok(project_verdict(&k.f.p, path, &summary));
 	k.f.s.validate.max_perplexity_increase = 0.1;
 	assert_int_equal(project_verdict(&k.f.p, path, &summary), E_GATE);
-	assert_string_equal(err_text(), "perplexity grew by 25.00 % (20.0000 to 25.0000), more than validate.max_perplexity_increase allows: 0.1 (10 %)");
+	assert_string_equal(err_text(), "perplexity grew by 25.00 % (20.0000 to 25.0000), more than "
+	                    "validate.max_perplexity_increase allows: 0.1 (10 %)");
 	buf_release(&summary);
 	free(path);
 	packed_close(&k);
@@ -400,7 +408,8 @@ keys(void **state)
 				b.f.s.validate.dtype = "bfloat16";
 			packed_graph(&a.f, &a.g);
 			packed_graph(&b.f, &b.g);
-			assert_true((strcmp(buf_text(&graph_find(&a.g, nodes[i])->facts), buf_text(&graph_find(&b.g, nodes[i])->facts)) == 0) == (change == 0));
+			assert_true((strcmp(buf_text(&graph_find(&a.g, nodes[i])->facts),
+			                    buf_text(&graph_find(&b.g, nodes[i])->facts)) == 0) == (change == 0));
 			packed_close(&a);
 			packed_close(&b);
 		}
