@@ -106,18 +106,22 @@ variable_restore(struct variable *v)
 	free(v->before);
 }
 
-/* OpenBLAS reads its kernels and its threads from the environment, once, while it is loaded.  The library stays for the life
+/* OpenBLAS reads its kernels and its threads from the environment, once, while it is loaded, and so does libgomp how long
+ * its idle threads spin: its usual milliseconds starve a machine that others share, and gain nothing here.  The library stays for the life
  * of the process: OpenMP's threads do not survive its unloading. */
 static int
 load(void **library, const char *path, const struct isa *isa)
 {
 	struct variable core = variable_set("OPENBLAS_CORETYPE", isa->openblas);
 	struct variable threads = variable_set("OPENBLAS_NUM_THREADS", "1");
+	bool said = getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY");
+	struct variable spin = variable_set("GOMP_SPINCOUNT", said ? NULL : "3000");
 	int e = E_OK;
 
 	*library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
 	if (!*library)
 		e = err_set(E_SYS, "%s", dlerror());
+	variable_restore(&spin);
 	variable_restore(&threads);
 	variable_restore(&core);
 	return e;

@@ -39,7 +39,8 @@ expand(struct graph *g, const struct project *p)
 
 		if (rc < 0)
 			return rc;
-		node_fact(n, "statistics %s token_weight %s", p->wish.needs & NEED_CROSS ? "gram cross" : "gram", p->wish.unit ? "unit" : "none");
+		node_fact(n, "statistics %s token_weight %s", p->wish.needs & NEED_CROSS ? "gram cross" : "gram",
+		          p->wish.unit ? "unit" : "none");
 		predict(p, n);
 		before = n;
 	}

@@ -1,6 +1,5 @@
 /* Choices: what the recipe means for each linear, decided from the headers before any work. */
 #include <fnmatch.h>
-#include <inttypes.h>
 #include <regex.h>
 #include <stdio.h>
 #include <string.h>
@@ -69,17 +68,6 @@ make_block(struct project *p, int block, bool *used)
 	}
 }
 
-static int64_t
-nearest_divisor(int64_t n, int64_t want)
-{
-	int64_t best = n;
-
-	for (int64_t g = 8; g <= n; g++)
-		if (n % g == 0 && (want > g ? want - g : g - want) < (want > best ? want - best : best - want))
-			best = g;
-	return best;
-}
-
 static int
 check_choice(const struct project *p, const struct choice *c)
 {
@@ -87,9 +75,6 @@ check_choice(const struct project *p, const struct choice *c)
 
 	if (c->skip)
 		return 0;
-	if (c->cols % c->group != 0)
-		return err_set(E_USE, "group_size %" PRId64 " does not divide in_features %" PRId64 " of %s; %" PRId64 " does",
-		               c->group, c->cols, c->name, nearest_divisor(c->cols, c->group));
 	rc = p->s->format->check(p->s->format_params, c, p->wish.ordered);
 	if (rc < 0)
 		return rc;

@@ -102,7 +102,8 @@ check_data(const struct project *p, const struct yaml *tree, struct diag *d)
 
 	if (p->wish.needs && !s->calibration.dataset)
 		diag_add(d, settings_place(tree, "calibration", "dataset"),
-		         "calibration.dataset: method %s needs calibration text: give a file, a folder or a list of texts", s->method->name);
+		         "calibration.dataset: method %s needs calibration text: give a file, a folder or a list of texts",
+		         s->method->name);
 	else if (p->wish.needs)
 		check_seqlen(p, tree, "calibration", s->calibration.seqlen, d);
 	if (s->validate.perplexity.dataset)

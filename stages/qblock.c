@@ -104,7 +104,8 @@ pieces(const struct qresult *r, struct piece v[4])
 	v[n++] = (struct piece){{.name = mem_format("%s.scale", name), .type = q->scale_type, .rank = 2,
 	                         .shape = {q->rows, q->groups}}, q->scale};
 	if (q->zero)
-		v[n++] = (struct piece){{.name = mem_format("%s.zero", name), .type = U8, .rank = 2, .shape = {q->rows, q->groups}}, q->zero};
+		v[n++] = (struct piece){{.name = mem_format("%s.zero", name), .type = U8, .rank = 2,
+		                         .shape = {q->rows, q->groups}}, q->zero};
 	if (q->group_of)
 		v[n++] = (struct piece){{.name = mem_format("%s.group_of", name), .type = I32, .rank = 1, .shape = {q->cols}}, q->group_of};
 	return n;

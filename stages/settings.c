@@ -23,7 +23,7 @@ static const struct param model_rows[] = {
 
 static const struct param calibration_rows[] = {
 	{"dataset", PARAM_TREE, AT(calibration_params, dataset), NULL, 0, 0, NULL,
-	 "text that the model meets in use: a file (.txt, .jsonl), a folder, or a list of texts and of maps {file, field}",
+	 "text that the model meets in use: a file (.txt, .jsonl), a folder, {file, field, kind}, or a list",
 	 NULL, 0, PARAM_UNKEYED},
 	{"field", PARAM_TEXT, AT(calibration_params, field), "text", 0, 0, NULL,
 	 "the field of JSONL lines that holds the text", NULL, 0, 0},

@@ -62,6 +62,7 @@ expand_quantized(struct graph *g, const struct project *p, const struct shards *
 	struct node *files = graph_find(g, "pack/files");
 
 	evaluation(p, g, n);
+	node_fact(n, "format %s %d", p->s->format->name, p->s->format->version);
 	node_need(n, files, "config.json", "packed config.json");
 	if (s->n > 1)
 		node_need(n, files, "model.safetensors.index.json", "packed model.safetensors.index.json");

@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -7,40 +6,13 @@
 
 #include "qjob/base/err.h"
 #include "qjob/base/mem.h"
+#include "qjob/cli/interrupt.h"
 #include "qjob/cli/progress.h"
 #include "qjob/cli/runlog.h"
 #include "qjob/cli/session.h"
 #include "qjob/cli/summary.h"
 #include "qjob/engine/plan.h"
 #include "qjob/engine/stamp.h"
-
-/* ---- signals ---- */
-
-/* A handler reaches nothing but a global. */
-static volatile sig_atomic_t stop;
-
-static void
-on_signal(int number)
-{
-	static const char words[] = "\nqjob: stopping; what is finished is kept (again to stop at once)\n";
-
-	(void)number;
-	if (stop)
-		_exit(EXIT_INTERRUPTED);
-	stop = 1;
-	if (write(STDERR_FILENO, words, sizeof(words) - 1) < 0)
-		return;
-}
-
-static void
-catch_signals(void)
-{
-	struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-
-	sigemptyset(&a.sa_mask);
-	sigaction(SIGINT, &a, NULL);
-	sigaction(SIGTERM, &a, NULL);
-}
 
 /* ---- nothing to do ---- */
 
@@ -63,6 +35,19 @@ stamp_folder(struct stamp *stamp, const char *path)
 	free(inside);
 }
 
+/* The folders that a data set names, by itself, in a map or in maps of a list (where a text is a text). */
+static void
+stamp_data(struct stamp *stamp, const struct yaml *data)
+{
+	const struct yaml *path = data && data->kind == YAML_MAP ? yaml_get(data, "file") : data;
+
+	if (path && path->kind == YAML_TEXT)
+		stamp_folder(stamp, path->text);
+	for (size_t i = 0; data && data->kind == YAML_LIST && i < data->n; i++)
+		if (data->v[i]->kind == YAML_MAP)
+			stamp_data(stamp, data->v[i]);
+}
+
 /* A file that joins the model's folder or a folder of texts counts too. */
 static void
 stamp_inputs(struct stamp *stamp, const struct project *p, const struct settings *s)
@@ -74,10 +59,8 @@ stamp_inputs(struct stamp *stamp, const struct project *p, const struct settings
 	for (size_t i = 0; i < n; i++)
 		stamp_add(stamp, paths[i]);
 	stamp_folder(stamp, s->model.source);
-	if (s->calibration.dataset && s->calibration.dataset->kind == YAML_TEXT)
-		stamp_folder(stamp, s->calibration.dataset->text);
-	if (s->validate.perplexity.dataset && s->validate.perplexity.dataset->kind == YAML_TEXT)
-		stamp_folder(stamp, s->validate.perplexity.dataset->text);
+	stamp_data(stamp, s->calibration.dataset);
+	stamp_data(stamp, s->validate.perplexity.dataset);
 }
 
 static void
@@ -159,7 +142,7 @@ engine_code(int rc, const struct run_result *r)
 {
 	if (rc == 0)
 		return EXIT_OK;
-	if (stop) {
+	if (interrupted()) {
 		fprintf(stderr, "qjob: interrupted; run the same command again to continue\n");
 		return EXIT_INTERRUPTED;
 	}
@@ -185,13 +168,16 @@ reasons(const struct session *s, const struct graph *g)
 	return o;
 }
 
-/* Leaves out what turned out to need no run. */
+/* Leaves out what turned out to need no run; of what ran, the run knows more than the plan did. */
 static void
 keep_ran(json_t *why, const struct graph *g, const struct run_result *r)
 {
-	for (size_t i = 0; i < g->n && i < r->n; i++)
+	for (size_t i = 0; i < g->n && i < r->n; i++) {
 		if (r->v[i].state != NODE_DONE && r->v[i].state != NODE_CUTOFF && r->v[i].state != NODE_FAILED)
 			json_object_del(why, g->v[i]->name);
+		else if (r->v[i].reason)
+			json_object_set_new(why, g->v[i]->name, json_string(r->v[i].reason));
+	}
 }
 
 /* Takes why. */
@@ -227,7 +213,7 @@ run_opened(struct running *run, const struct opened *v, const struct variant *of
 	struct progress *progress = progress_open(&v->graph, &po);
 	struct buf identity = {0};
 	struct run_options o = {
-		.store = run->s.store, .output = of->output, .on_event = progress_event, .own = progress, .stop = &stop,
+		.store = run->s.store, .output = of->output, .on_event = progress_event, .own = progress, .stop = interrupt_flag(),
 	};
 	json_t *why = reasons(&run->s, &v->graph);
 	struct run_result r = {0};
@@ -323,7 +309,7 @@ run_all(struct running *run)
 	run->all = json_array();
 	run->log = json_array();
 	for (size_t i = 0; i < run->s.recipe.n; i++)
-		code = worse(code, stop ? EXIT_INTERRUPTED : run_variant(run, &run->s.recipe.v[i]));
+		code = worse(code, interrupted() ? EXIT_INTERRUPTED : run_variant(run, &run->s.recipe.v[i]));
 	if (run->o->r.json)
 		print_json(run->all);
 	else if (json_array_size(run->all) > 1 && !run->o->quiet)
@@ -352,7 +338,7 @@ cmd_run(int argc, char **argv)
 			code = usage_error("run", "--events: %s: %s", o.events, strerror(errno));
 	}
 	if (code < 0) {
-		catch_signals();
+		interrupt_catch();
 		code = run_all(&run);
 	}
 	if (run.events && fclose(run.events) != 0 && code == EXIT_OK) {

@@ -6,6 +6,7 @@
 #include "qjob/cli/runlog.h"
 #include "qjob/cli/session.h"
 #include "qjob/engine/plan.h"
+#include "qjob/engine/run.h"
 
 enum { RUNS_BACK = 100 };
 
@@ -152,6 +153,22 @@ print_why(const struct plan *p, const struct variant *of, const json_t *changes,
 		printf("nothing would run: all %zu nodes are in the store; `qjob why RECIPE NODE` says why one ran last\n", p->n);
 }
 
+/* Digests the files that changed, as a run would begin: only then can a reason name a tensor.  They are declared first. */
+static int
+know_sources(const struct session *s, const struct opened *v)
+{
+	struct graph sources = v->graph;
+	struct run_options o = {.store = s->store};
+	struct run_result r;
+	int rc;
+
+	for (sources.n = 0; sources.n < v->graph.n && v->graph.v[sources.n]->source; sources.n++)
+		;
+	rc = engine_run(&sources, v->project, &o, &r);
+	run_result_release(&r);
+	return rc;
+}
+
 static int
 why_variant(const struct session *s, const struct variant *of, const struct why_options *o, const json_t *log, json_t *all)
 {
@@ -161,7 +178,9 @@ why_variant(const struct session *s, const struct variant *of, const struct why_
 	int code = variant_open(&v, s, of), rc;
 
 	if (code < 0) {
-		rc = plan_make(&v.graph, s->store, &p);
+		rc = know_sources(s, &v);
+		if (rc == 0)
+			rc = plan_make(&v.graph, s->store, &p);
 		code = rc < 0 ? report_error(rc) : EXIT_OK;
 	}
 	if (code == EXIT_OK && o->node && !graph_find(&v.graph, o->node))

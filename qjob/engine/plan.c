@@ -86,19 +86,18 @@ joined(const struct buf *lines)
 	return buf_detach(&out);
 }
 
-/* Why a node with this manifest is not in the store. */
-static char *
-reason(const struct planner *pl, const struct node *n, const char *key, const struct buf *manifest)
+char *
+plan_reason(const struct graph *g, struct store *s, const struct node *n, const char *key, const struct buf *manifest)
 {
 	struct record before;
 	struct buf lines = {0};
 	char last[SHA256_HEX], *text;
 
-	if (!last_get(pl->s, graph_project(pl->g), n->name, last))
+	if (!last_get(s, graph_project(g), n->name, last))
 		return mem_text("never ran");
 	if (strcmp(last, key) == 0)
 		return mem_text("its result is no longer in the store");
-	if (store_get(pl->s, last, &before) != 1)
+	if (store_get(s, last, &before) != 1)
 		return mem_text("something changed, and its earlier result is no longer in the store");
 	why_diff(buf_text(&before.manifest), buf_text(manifest), &lines);
 	record_release(&before);
@@ -217,7 +216,7 @@ plan_node(const struct planner *pl, const struct node *n, bool resumes, struct p
 			rc = store_get(pl->s, e->key, r);
 		e->action = rc == 1 ? PLAN_HIT : resumes ? PLAN_RESUME : PLAN_RUN;
 		if (rc == 0)
-			e->reason = reason(pl, n, e->key, &manifest);
+			e->reason = plan_reason(pl->g, pl->s, n, e->key, &manifest);
 		else if (rc == 1)
 			e->reason = mem_text("");
 	}

@@ -24,6 +24,10 @@ int plan_make(const struct graph *g, struct store *s, struct plan *p);
 void plan_release(struct plan *p);
 json_t *plan_json(const struct graph *g, const struct plan *p);
 
+/* Why a node with this key and manifest is not in the store: what differs from its last run in this project, as one
+ * sentence.  Caller frees. */
+char *plan_reason(const struct graph *g, struct store *s, const struct node *n, const char *key, const struct buf *manifest);
+
 /* The difference of two manifests as sentences, one a line: which field, tensor or library.  Empty: equal. */
 void why_diff(const char *old_manifest, const char *new_manifest, struct buf *out);
 

@@ -6,6 +6,7 @@
 #include "qjob/base/err.h"
 #include "qjob/base/file.h"
 #include "qjob/base/mem.h"
+#include "qjob/engine/plan.h"
 #include "qjob/engine/schedule.h"
 
 enum { IO_JOBS = 4, MAX_JOBS = 64 };
@@ -190,8 +191,10 @@ make(struct run *run, const struct node *n)
 	}
 	/* Whoever held the lock before may have made it. */
 	rc = look_again(run, n);
-	if (rc == 0)
+	if (rc == 0) {
+		run->r->v[n->number].reason = plan_reason(run->g, run->o->store, n, key, &run->records[n->number].manifest);
 		rc = node_make(run, n);
+	}
 	store_unlock(run->o->store, key, fd);
 	if (rc == 1)
 		end_well(run, n, NODE_HIT, true);
@@ -357,8 +360,10 @@ engine_run(const struct graph *g, const struct project *p, const struct run_opti
 void
 run_result_release(struct run_result *r)
 {
-	for (size_t i = 0; i < r->n; i++)
+	for (size_t i = 0; i < r->n; i++) {
 		free(r->v[i].why);
+		free(r->v[i].reason);
+	}
 	free(r->v);
 	*r = (struct run_result){0};
 }

@@ -200,8 +200,8 @@ def changed_fields():
 
 
 def changed_field(p, row, name):
-    plan = p.plan()
     why = p.json("why", "r.yaml")[0]
+    plan = p.plan()
     states, _ = p.run()
     compare(name, states, plan, row.nodes, row.may)
     if not row.nodes:

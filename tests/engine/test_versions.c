@@ -33,7 +33,7 @@ static const struct row {
 	{QUANTIZED, "stage quantize ",           "quantize/",                  "pack/shard-0 validate/quantized validate/report"},
 	{QUANTIZED, "method gptq ",              "quantize/",                  "pack/shard-0 validate/quantized validate/report"},
 	{QUANTIZED, "stage pack ",               "pack/",                      "validate/quantized validate/report"},
-	{QUANTIZED, "format gptq ",              "pack/ validate/report",      "validate/quantized"},
+	{QUANTIZED, "format gptq ",              "pack/ validate/quantized validate/report", ""},
 	{QUANTIZED, "stage validate ",           "validate/",                  ""},
 	{QUANTIZED, "library ",                  "tokenize/",                  "quantize/ pack/shard-0 validate/"},
 	{QUANTIZED, "onednn ",                   "quantize/ validate/",        "pack/shard-0"},
@@ -47,7 +47,7 @@ static const struct row {
 	{PLAIN,     "stage tokenize ",           "tokenize/",                  "validate/"},
 	{PLAIN,     "stage quantize ",           "quantize/",                  "pack/shard-0 validate/quantized validate/report"},
 	{PLAIN,     "method rtn ",               "quantize/",                  "pack/shard-0 validate/quantized validate/report"},
-	{PLAIN,     "format compressed-tensors ", "pack/ validate/report",     "validate/quantized"},
+	{PLAIN,     "format compressed-tensors ", "pack/ validate/quantized validate/report", ""},
 	{PLAIN,     "onednn ",                   "quantize/ validate/",        "pack/shard-0"},
 };
 

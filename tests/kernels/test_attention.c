@@ -22,7 +22,8 @@ attention_row(double *y, const struct host *q, const struct host *k, const struc
 		double *sum = &score[s - first];
 
 		for (i = 0, *sum = 0; i < a->width; i++)
-			*sum += round_to(q->v[(t * a->heads + h) * a->width + i], operand) * round_to(k->v[(s * a->kv_heads + kv) * a->width + i], operand);
+			*sum += round_to(q->v[(t * a->heads + h) * a->width + i], operand)
+			        * round_to(k->v[(s * a->kv_heads + kv) * a->width + i], operand);
 		*sum *= (double)a->scale;
 		if (a->softcap > 0)
 			*sum = (double)a->softcap * tanh(*sum / (double)a->softcap);
