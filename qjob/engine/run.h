@@ -47,7 +47,8 @@ struct node_outcome {
 	enum node_state state;
 	char key[65];
 	char *why;                       /* failure, or NULL */
-	char *reason;                    /* why it had to run: "tensor model.norm.weight changed"; NULL: it did not, or only digests a file */
+	char *reason;                    /* why it had to run: "tensor model.norm.weight changed"; NULL: it did not,
+	                                  * or only digests a file */
 	double seconds;
 };
 

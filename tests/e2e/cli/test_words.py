@@ -97,7 +97,7 @@ class Words(Case):
         self.write("r.yaml", SMALL)
         for change, said in [
             ("quantize.group_size=96",
-             "--set: quantize: group_size 96 does not divide in_features 128 of model.layers.0.self_attn.q_proj; 128 does\n"),
+             "--set: quantize: group_size 96 does not divide in_features 128 of model.layers.0.self_attn.q_proj; 64 does\n"),
             ("model.source=/nowhere", "--set: model.source: '/nowhere' is not a folder; "),
             ("calibration.dataset=/nowhere.txt", "--set: calibration.dataset: '/nowhere.txt' is neither a file nor a folder "),
             ("calibration.seqlen=4096", "--set: calibration: seqlen 4096 is more than the model's 512 positions "),
