@@ -41,6 +41,7 @@ expand(struct graph *g, const struct project *p)
 			return rc;
 		node_fact(n, "statistics %s token_weight %s", p->wish.needs & NEED_CROSS ? "gram cross" : "gram",
 		          p->wish.unit ? "unit" : "none");
+		n->unit = mem_text("blocks");
 		predict(p, n);
 		before = n;
 	}

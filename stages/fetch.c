@@ -17,6 +17,7 @@ expand(struct graph *g, const struct project *p)
 
 		n->source = mem_text(p->files[i].path);
 		n->resource = RES_IO;
+		n->unit = mem_text("files");
 	}
 	return 0;
 }

@@ -124,6 +124,7 @@ expand(struct graph *g, const struct project *p)
 			node_need(n, graph_find(g, from), "statistics.safetensors", "statistics");
 		}
 		facts(p, n, v, count);
+		n->unit = mem_text("blocks");
 		predict(p, n, v, count);
 		before = n;
 	}

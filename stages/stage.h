@@ -32,7 +32,8 @@ struct job_host {
 struct job {
 	const struct node *node;
 	const struct project *project;
-	const char *out;             /* an empty folder, ours; its files become the node's outputs (replay: NULL) */
+	const char *out;             /* an empty folder, ours; its files become the node's outputs (NULL for
+	                              * a replay, and for a node with a source) */
 	void **carry;                /* the lane's state, NULL at its start; the stage allocates it */
 	const struct job_host *host;
 	void *own;                   /* the engine's */

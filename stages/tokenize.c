@@ -2,7 +2,7 @@
  *
  * tokenize/calibration holds the samples that a method learns from, tokenize/evaluation the windows on which perplexity is
  * measured: both a file ids.safetensors with input_ids I32 [rows, seqlen].  Each document is encoded on its own, with what the
- * post-processor adds (a token that begins it), and their ids are joined in order.  From that row of ids
+ * post-processor adds (a token that begins it), lists of ids are taken as they are, and all are joined in order.  From that row of ids
  *
  *     concat   takes windows from the start, one behind the other; the rest is dropped
  *     random   takes `samples` windows wherever the seed says; they may overlap
@@ -51,14 +51,17 @@ cut_of(const struct project *p, int index)
 
 /* Everything that decides which ids a text gets. */
 static int
-need_tokenizer(const struct project *p, struct graph *g, struct node *n)
+need_tokenizer(const struct project *p, struct graph *g, struct node *n, const struct cut *c)
 {
 	const char *folder = p->weights.folder, *class = tokenizer_class(folder);
 	const char *const *files = tokenizer_files_in(folder);
 	char libraries[256];
 
-	if (files == NULL)
-		return err_set(E_USE, "%s has no tokenizer.json, and no vocab.json with merges.txt", folder);
+	if (files == NULL) {
+		int rc = dataset_needs_tokenizer(c->dataset, c->field);
+
+		return rc <= 0 ? rc : err_set(E_USE, "%s has no tokenizer.json, and no vocab.json with merges.txt", folder);
+	}
 	for (; *files != NULL; files++) {
 		char name[128];
 		struct node *from;
@@ -95,7 +98,7 @@ expand_one(struct graph *g, const struct project *p, int index, const char *name
 {
 	struct cut c = cut_of(p, index);
 	struct node *n = graph_add(g, &stage_tokenize, index, "tokenize/%s", name);
-	int rc = need_tokenizer(p, g, n);
+	int rc = need_tokenizer(p, g, n, &c);
 
 	n->resource = RES_IO;
 	n->cost.disk = 4 * (uint64_t)c.rows * c.seqlen;
@@ -146,17 +149,29 @@ encode(void *own, const char *text, size_t n)
 }
 
 static int
+take_ids(void *own, const int32_t *ids, size_t n)
+{
+	struct encoding *e = own;
+
+	for (size_t i = 0; i < n; i++)
+		ids_add(&e->ids, ids[i]);
+	return e->enough != 0 && e->ids.n >= e->enough;
+}
+
+static int
 read_ids(struct encoding *e, const struct cut *c)
 {
+	const char *folder = e->job->project->weights.folder;
 	struct tokenizer *t = NULL;
-	int rc = tokenizer_open(&t, e->job->project->weights.folder);
+	int rc = tokenizer_files_in(folder) == NULL ? 0 : tokenizer_open(&t, folder);
 
 	if (rc != 0)
 		return rc;
 	e->tokenizer = t;
 	e->enough = c->random ? 0 : c->rows * c->seqlen;
-	rc = dataset_read(c->dataset, c->field, (struct document_sink){.document = encode, .own = e});
-	tokenizer_close(t);
+	rc = dataset_read(c->dataset, c->field, (struct document_sink){.document = encode, .ids = take_ids, .own = e});
+	if (t != NULL)
+		tokenizer_close(t);
 	return rc;
 }
 

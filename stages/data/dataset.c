@@ -313,3 +313,30 @@ dataset_read(const struct yaml *tree, const char *field, struct document_sink to
 	release(&s);
 	return rc < 0 ? rc : 0;
 }
+
+static int
+is_text(void *own, const char *text, size_t n)
+{
+	(void)text;
+	(void)n;
+	*(bool *)own = true;
+	return 1;
+}
+
+static int
+is_ids(void *own, const int32_t *ids, size_t n)
+{
+	(void)own;
+	(void)ids;
+	(void)n;
+	return 0;
+}
+
+int
+dataset_needs_tokenizer(const struct yaml *tree, const char *field)
+{
+	bool found = false;
+	int rc = dataset_read(tree, field, (struct document_sink){.document = is_text, .ids = is_ids, .own = &found});
+
+	return rc < 0 ? rc : found;
+}

@@ -4,9 +4,13 @@
  * path is a file or a folder (all its files, sorted by name; hidden ones and folders in it are left out).  What a file holds is
  * told by its name or by `kind` (kind.h); .gz, .xz, .zst and .bz2 are unpacked.  Every function takes NULL for no data set.
  *
- * A plain text file is one document.  So is each line of JSONL and each text of a list; empty ones are left out. */
+ * A plain text file is one document.  So is each line of JSONL and each text of a list; empty ones are left out.  A field of JSONL
+ * (or input_ids, where a line lacks the field) may hold a list of token ids in place of a text: it is taken as it is, so published
+ * calibration sets can be repeated to the token, and models without a tokenizer be calibrated. */
 #ifndef QJOB_STAGES_DATA_DATASET_H
 #define QJOB_STAGES_DATA_DATASET_H
+
+#include <stdint.h>
 
 #include "qjob/base/buf.h"
 #include "qjob/base/param.h"
@@ -15,6 +19,7 @@
 /* Where documents go.  Positive ends the reading, which then succeeds; negative is an error and its result. */
 struct document_sink {
 	int (*document)(void *own, const char *text, size_t n);
+	int (*ids)(void *own, const int32_t *ids, size_t n);
 	void *own;
 };
 
@@ -24,6 +29,8 @@ void dataset_check(const struct yaml *tree, const char *where, struct diag *d);
 void dataset_files(const struct yaml *tree, struct texts *files);
 /* Appends "data 0 text sha256:..." lines that name the content and how it is read, never a path. */
 int dataset_facts(const struct yaml *tree, const char *field, struct buf *out);
+/* 1: it holds a text, which needs a tokenizer; 0: only lists of ids; or an error. */
+int dataset_needs_tokenizer(const struct yaml *tree, const char *field);
 /* Passes on every document.  field: of JSONL, where the tree does not say it. */
 int dataset_read(const struct yaml *tree, const char *field, struct document_sink to);
 

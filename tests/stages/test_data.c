@@ -61,6 +61,15 @@ collect(void *own, const char *text, size_t n)
 	return 0;
 }
 
+static int
+collect_ids(void *own, const int32_t *ids, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		buf_printf(own, "%s%d", i == 0 ? "(" : " ", ids[i]);
+	buf_puts(own, ")");
+	return 0;
+}
+
 static void
 reads(struct place_of p, const char *yaml, const char *want)
 {
@@ -71,7 +80,7 @@ reads(struct place_of p, const char *yaml, const char *want)
 	dataset_check(y, "data", &d);
 	if (d.n > 0)
 		fail_msg("%s", d.v[0]);
-	assert_ok(dataset_read(y, "text", (struct document_sink){.document = collect, .own = &b}));
+	assert_ok(dataset_read(y, "text", (struct document_sink){.document = collect, .ids = collect_ids, .own = &b}));
 	assert_string_equal(buf_text(&b), want);
 	buf_release(&b);
 	diag_release(&d);
@@ -100,7 +109,7 @@ fails(struct place_of p, const char *yaml, int code, const char *words)
 	struct yaml *y = tree_of(p, yaml);
 	struct buf b = {0};
 
-	assert_int_equal(dataset_read(y, "text", (struct document_sink){.document = collect, .own = &b}), code);
+	assert_int_equal(dataset_read(y, "text", (struct document_sink){.document = collect, .ids = collect_ids, .own = &b}), code);
 	assert_true(strncmp(err_text(), p.dir, strlen(p.dir)) == 0);
 	assert_string_equal(err_text() + strlen(p.dir) + 1, words);
 	buf_release(&b);
@@ -131,6 +140,31 @@ reads_files_and_lists(void **state)
 }
 
 static void
+takes_ids_as_they_are(void **state)
+{
+	struct place_of p = begin();
+	struct yaml *y;
+
+	(void)state;
+	put(p, "ids.jsonl", "{\"input_ids\": [5, 0, 2147483647], \"mask\": [1]}\n{\"input_ids\": []}\n{\"text\": \"t\"}\n");
+	put(p, "mine.jsonl", "{\"mine\": [7], \"input_ids\": [8]}");
+	put(p, "bad.jsonl", "{\"input_ids\": [1, -1]}");
+	put(p, "real.jsonl", "{\"text\": [1.5]}");
+	reads(p, "ids.jsonl", "(5 0 2147483647)<t>");
+	reads(p, "{file: mine.jsonl, field: mine}", "(7)");
+	reads(p, "{file: mine.jsonl}", "(8)");
+	fails(p, "bad.jsonl", E_DATA, "bad.jsonl: line 1: field 'input_ids': item 1 is not a token id");
+	fails(p, "real.jsonl", E_DATA, "real.jsonl: line 1: field 'text': item 0 is not a token id");
+	y = tree_of(p, "ids.jsonl");
+	assert_int_equal(dataset_needs_tokenizer(y, "text"), 1);
+	yaml_free(y);
+	y = tree_of(p, "mine.jsonl");
+	assert_int_equal(dataset_needs_tokenizer(y, "text"), 0);
+	yaml_free(y);
+	end(p);
+}
+
+static void
 keeps_nul_in_jsonl(void **state)
 {
 	struct place_of p = begin();
@@ -140,7 +174,7 @@ keeps_nul_in_jsonl(void **state)
 	(void)state;
 	put(p, "b.jsonl", "{\"text\": \"x\\u0000y\"}\n");
 	y = tree_of(p, "b.jsonl");
-	assert_ok(dataset_read(y, "text", (struct document_sink){.document = collect, .own = &b}));
+	assert_ok(dataset_read(y, "text", (struct document_sink){.document = collect, .ids = collect_ids, .own = &b}));
 	assert_int_equal(b.n, 5);
 	assert_memory_equal(b.p, "<x\0y>", 5);
 	buf_release(&b);
@@ -223,7 +257,7 @@ unpacks(void **state)
 		{
 			struct yaml *y = tree_of(p, yaml);
 
-			assert_int_equal(dataset_read(y, "text", (struct document_sink){.document = collect, .own = &b}), E_DATA);
+			assert_int_equal(dataset_read(y, "text", (struct document_sink){.document = collect, .ids = collect_ids, .own = &b}), E_DATA);
 			yaml_free(y);
 		}
 		buf_release(&b);
@@ -267,7 +301,7 @@ says_what_it_cannot_read(void **state)
 	put(p, "c.jsonl", "\n[1]");
 	fails(p, "c.jsonl", E_DATA, "c.jsonl: line 2: not a JSON object");
 	put(p, "c.jsonl", "{\"text\":3}");
-	fails(p, "c.jsonl", E_DATA, "c.jsonl: line 1: field 'text' is not a text");
+	fails(p, "c.jsonl", E_DATA, "c.jsonl: line 1: field 'text' is neither a text nor a list of token ids");
 	put(p, "c.jsonl", "{\"text\":");
 	fails(p, "c.jsonl", E_DATA, "c.jsonl: line 1: no JSON: unexpected token near end of file");
 	free(empty);
@@ -515,6 +549,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_files_and_lists),
+		cmocka_unit_test(takes_ids_as_they_are),
 		cmocka_unit_test(keeps_nul_in_jsonl),
 		cmocka_unit_test(reads_folders_in_order),
 		cmocka_unit_test(reads_wikitext),
