@@ -146,7 +146,8 @@ takes_ids_as_they_are(void **state)
 	struct yaml *y;
 
 	(void)state;
-	put(p, "ids.jsonl", "{\"input_ids\": [5, 0, 2147483647], \"mask\": [1]}\n{\"input_ids\": []}\n{\"text\": \"t\"}\n");
+	put(p, "ids.jsonl", "{\"input_ids\": [5, 0, 2147483647], \"mask\": [1]}\n"
+	    "{\"input_ids\": []}\n{\"text\": \"t\"}\n");
 	put(p, "mine.jsonl", "{\"mine\": [7], \"input_ids\": [8]}");
 	put(p, "bad.jsonl", "{\"input_ids\": [1, -1]}");
 	put(p, "real.jsonl", "{\"text\": [1.5]}");
@@ -255,9 +256,10 @@ unpacks(void **state)
 		assert_ok(file_read(&b, path, 1000));
 		assert_ok(file_replace(path, b.p, b.n - 6));
 		{
+			struct document_sink to = {.document = collect, .ids = collect_ids, .own = &b};
 			struct yaml *y = tree_of(p, yaml);
 
-			assert_int_equal(dataset_read(y, "text", (struct document_sink){.document = collect, .ids = collect_ids, .own = &b}), E_DATA);
+			assert_int_equal(dataset_read(y, "text", to), E_DATA);
 			yaml_free(y);
 		}
 		buf_release(&b);
