@@ -45,9 +45,9 @@ install() {
 	[ "$free" -ge 9 ] || skip "the packages want 9 GB of disk; $free GB are free in $folder"
 	[ -x "$python" ] || python3 -m venv "$venv" >"$log" 2>&1 || skip "python3 has no venv (package python3-venv)"
 	: >"$log"
-	# gptqmodel is built from source and looks at the torch that is there.
+	# gptqmodel is built from source, by a setuptools that knows its licence field, and looks at the torch that is there.
 	grep -v '^gptqmodel' "$here/requirements.txt" >"$folder/first.txt"
-	if pip -r "$folder/first.txt" setuptools wheel && pip --no-build-isolation -r "$here/requirements.txt"; then
+	if pip -r "$folder/first.txt" --upgrade 'setuptools>=77,<81' wheel && pip --no-build-isolation -r "$here/requirements.txt"; then
 		return
 	fi
 	unreachable && skip "no package registry can be reached (see $log)"
