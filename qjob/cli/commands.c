@@ -15,7 +15,7 @@
 
 #define DEVICE_ROWS(type, on) \
 	{"device", OPT_TEXT, AT(type, on.device), 0, "auto|cpu", false, "where to compute"}, \
-	{"isa", OPT_TEXT, AT(type, on.isa), 0, "NAME", false, "CPU instruction set (avx2, avx512_core), for equal bytes elsewhere"}, \
+	{"isa", OPT_TEXT, AT(type, on.isa), 0, "NAME", false, "CPU instruction set (avx2, avx512), for equal bytes elsewhere"}, \
 	{"threads", OPT_INT, AT(type, on.threads), 0, "N", false, "how many threads; results do not depend on it"}
 
 static const struct opt run_opts[] = {
