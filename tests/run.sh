@@ -32,6 +32,10 @@ if [ $# -gt 0 ]; then
 	exec awk -f tests/count.awk build/release/results.xml
 fi
 
+# The other compiler's warnings are errors too.
+cmake --preset clang -DQJOB_TESTS=ON || broken
+cmake --build --preset clang || broken
+
 # Once more with addresses and undefined behaviour checked, and the threads of the engine for races.
 cmake --preset asan -DQJOB_TESTS=ON || broken
 cmake --build --preset asan || broken
