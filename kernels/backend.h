@@ -12,7 +12,7 @@
 #include "kernels/ops.h"
 #include "qjob/base/err.h"    /* the codes alone */
 
-enum { BACKEND_ABI = 1 };
+enum { BACKEND_ABI = 2 };
 
 struct dev {
 	const struct backend *be;
@@ -21,6 +21,7 @@ struct dev {
 	char name[32];
 	char *arena;
 	size_t used, size, peak;
+	int64_t tokens;        /* see dev_tokens */
 	enum math math;        /* resolved: MATH_F32 or MATH_BF16 */
 	int threads;
 	int status;            /* E_SYS, E_NUMERIC... of the first failure */
@@ -41,6 +42,11 @@ struct backend {
 	void (*zero)(struct dev *d, struct mat *m);
 	void (*shrink)(struct dev *d,
 	               size_t from);                /* bytes of the arena from there up to d->used become free */
+	bool (*grow)(struct dev *d, size_t to);     /* the arena's first `to` bytes are about to be used; false after dev_fail.  NULL: they can be */
+	void *(*room)(struct dev *d, size_t bytes);
+	void (*park)(struct dev *d, void *room, const struct mat *m);
+	void (*unpark)(struct dev *d, struct mat *m, const void *room);
+	void (*describe)(char *text, size_t size);  /* see dev_describe; opens nothing that must be closed */
 	enum math (*math)(struct dev *d, enum math wanted);
 	/* one pointer an operation, same arguments as ops.h, shapes already checked; op_add is add, ... */
 	void (*convert)(struct dev *d, struct mat *y, const struct mat *x);
@@ -63,6 +69,8 @@ struct backend {
 	            const struct grid *g);
 	void (*round)(struct dev *d, struct qmat *q, const struct mat *w, const struct grid *g);
 	void (*dequant)(struct dev *d, struct mat *w, const struct qmat *q, const struct grid *g);
+	void (*pack_codes)(struct dev *d, struct mat *stream, const struct mat *code, int bits);
+	void (*unpack_codes)(struct dev *d, struct mat *code, const struct mat *stream, int bits);
 	void (*order)(struct dev *d, struct mat *order, const struct mat *h, bool by_diag);
 	int64_t (*factor)(struct dev *d, struct mat *u, const struct mat *h, const struct mat *order, double damp,
 	                  int64_t *dead);   /* 0, or pivot from 1 */
@@ -103,6 +111,8 @@ arena_take(struct dev *d, const char *what, size_t bytes)
 		         (double)(from > d->size ? 0 : d->size - from) / 1048576, (double)d->size / 1048576);
 		return NULL;
 	}
+	if (d->be->grow && !d->be->grow(d, from + bytes))
+		return NULL;
 	d->used = from + bytes;
 	if (d->used > d->peak)
 		d->peak = d->used;

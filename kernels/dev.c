@@ -151,7 +151,60 @@ load_backend(void **library, const struct backend **be, const char *kind, const 
 	return E_OK;
 }
 
-/* Checks the options and loads what they name; options come out with the instruction set named. */
+/* "cuda" or "cuda:N", N a number of at most three digits. */
+static bool
+is_cuda(const char *name)
+{
+	size_t digits;
+
+	if (strcmp(name, "cuda") == 0)
+		return true;
+	if (strncmp(name, "cuda:", 5) != 0)
+		return false;
+	digits = strspn(name + 5, "0123456789");
+	return digits > 0 && digits < 4 && name[5 + digits] == '\0';
+}
+
+/* Asks the driver's own library, which costs a millisecond where there is none, before CUDA's are loaded. */
+static bool
+has_driver(void)
+{
+	void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+
+	if (driver)
+		dlclose(driver);
+	return driver != NULL;
+}
+
+static int
+choose_cuda(void **library, const struct backend **be, const struct isa *isa)
+{
+	struct buf path = {0};
+	int e = find_library(&path, "libqjob-cuda.so");
+
+	buf_release(&path);
+	if (e != E_OK)
+		return err_in(e == E_SYS ? E_USE : e, "this build of qjob has no CUDA backend");
+	if (!has_driver())
+		return err_set(E_USE, "the NVIDIA driver (libcuda.so.1) is not installed");
+	return load_backend(library, be, "cuda", isa);
+}
+
+/* Whether "auto" means a card; then its backend is loaded. */
+static bool
+finds_card(void **library, const struct backend **be, const struct dev_options *o, const struct isa *isa)
+{
+	char text[1024] = "";
+
+	if (choose_cuda(library, be, isa) != E_OK)
+		return false;
+	if ((*be)->facts(o, text, sizeof(text)) == 0)
+		return true;
+	dlclose(*library);
+	return false;
+}
+
+/* Checks the options and loads what they name; options come out with the device and the instruction set named. */
 static int
 choose(void **library, const struct backend **be, struct dev_options *o)
 {
@@ -159,17 +212,22 @@ choose(void **library, const struct backend **be, struct dev_options *o)
 	const char *name = o->name ? o->name : "auto";
 	int e;
 
-	if (strncmp(name, "cuda", 4) == 0 && (name[4] == '\0' || name[4] == ':'))
-		return err_set(E_USE, "device %s: no cuda backend in this build", name);
-	if (strcmp(name, "auto") != 0 && strcmp(name, "cpu") != 0)
+	if (!is_cuda(name) && strcmp(name, "auto") != 0 && strcmp(name, "cpu") != 0)
 		return err_set(E_USE, "device %s is not one of auto, cpu, cuda, cuda:N", name);
 	if (o->threads < 0)
 		return err_set(E_USE, "threads: %d is negative", o->threads);
 	e = isa_find(&isa, o->isa);
 	if (e != E_OK)
 		return e;
-	o->name = "cpu";
 	o->isa = isa->name;
+	if (is_cuda(name)) {
+		e = choose_cuda(library, be, isa);
+		return e != E_OK ? err_in(e, "device %s", name) : E_OK;
+	}
+	o->name = "cuda";
+	if (strcmp(name, "auto") == 0 && finds_card(library, be, o, isa))
+		return E_OK;
+	o->name = "cpu";
 	return load_backend(library, be, "cpu", isa);
 }
 
@@ -231,6 +289,22 @@ dev_facts(const struct dev_options *options, char *text, size_t size)
 	return e;
 }
 
+void
+dev_describe(const char *kind, char *text, size_t size)
+{
+	struct dev_options o = {.name = kind};
+	const struct backend *be;
+	void *library;
+	size_t n = strlen(text);
+
+	if (choose(&library, &be, &o) != E_OK) {
+		snprintf(text + n, size - n, "%s: %s\n", kind, err_text());
+		return;
+	}
+	be->describe(text + n, size - n);
+	dlclose(library);
+}
+
 int
 dev_status(struct dev *d)
 {
@@ -248,6 +322,18 @@ const char *
 dev_name(const struct dev *d)
 {
 	return d->name;
+}
+
+int64_t
+dev_tokens(const struct dev *d)
+{
+	return d->tokens;
+}
+
+enum dtype
+dev_operand(const struct dev *d)
+{
+	return d->math == MATH_BF16 ? BF16 : F32;
 }
 
 enum math
@@ -341,4 +427,30 @@ size_t
 dev_peak(const struct dev *d)
 {
 	return d->peak;
+}
+
+size_t
+dev_size(const struct dev *d)
+{
+	return d->size;
+}
+
+void *
+dev_room(struct dev *d, size_t bytes)
+{
+	return d->status < 0 ? NULL : d->be->room(d, bytes);
+}
+
+void
+dev_park(struct dev *d, void *room, const struct mat *m)
+{
+	if (d->status == 0 && m->p && room)
+		d->be->park(d, room, m);
+}
+
+void
+dev_unpark(struct dev *d, struct mat *m, const void *room)
+{
+	if (d->status == 0 && m->p && room)
+		d->be->unpark(d, m, room);
 }

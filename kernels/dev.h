@@ -1,5 +1,7 @@
 /* A device: where tensors live and where arithmetic happens.
  *
+ * "auto" is the first CUDA card where the program has a CUDA backend and the machine a card that it runs on, else the CPU.
+ *
  * Operations (ops.h) return nothing.  The first one that fails marks the device, with a sentence
  * saying which and why; every later one does nothing.  So a forward pass reads like the formula, and
  * the caller asks once, at the end, whether it all worked (dev_status).
@@ -47,6 +49,10 @@ const char *dev_name(const struct dev *d);       /* "cpu", "cuda:0" */
  * remembered by the caller, need not be asked at all.  Appends to text (capacity size), E_USE for an unknown name. */
 int dev_facts(const struct dev_options *o, char *text, size_t size);
 
+/* For people: what this kind of device ("cpu", "cuda") finds here, a line each: cards, drivers, libraries, or the reason why there
+ * is none.  Appends to text (capacity size). */
+void dev_describe(const char *kind, char *text, size_t size);
+
 /* The arithmetic of matrix products from here on; MATH_AUTO is resolved and returned. */
 enum math dev_math(struct dev *d, enum math math);
 
@@ -57,9 +63,19 @@ void dev_get(struct dev *d, void *to, const struct mat *m);     /* device to hos
 /* Host memory that outlives the call, seen as a matrix: on the CPU the bytes themselves (they must stay
  * mapped and unchanged until the mark is released, any alignment), elsewhere a copy. */
 struct mat dev_view(struct dev *d, enum dtype type, int64_t rows, int64_t cols, const void *from);
+/* Host memory beside the device, for what does not fit on it; d's until dev_close, and only these two touch it: they copy a
+ * matrix there, dense, and back, in order with the operations around them.  NULL after marking the device failed. */
+void *dev_room(struct dev *d, size_t bytes);
+void dev_park(struct dev *d, void *room, const struct mat *m);
+void dev_unpark(struct dev *d, struct mat *m, const void *room);
 size_t dev_mark(const struct dev *d);
 void dev_release(struct dev *d, size_t mark);
 size_t dev_peak(const struct dev *d);             /* most bytes the arena held at once */
+size_t dev_size(const struct dev *d);             /* most bytes it may hold */
+/* How many tokens at a time keep the device busy (2048 on a CPU); a multiple of 2048. */
+int64_t dev_tokens(const struct dev *d);
+/* What activations between two products are held in: BF16 under MATH_BF16, else F32. */
+enum dtype dev_operand(const struct dev *d);
 bool dev_failed(const struct dev *d);
 
 #endif

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "kernels/backend.h"
+#include "kernels/codes.h"
 #include "qjob/base/err.h"
 
 enum {
@@ -302,6 +303,22 @@ op_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct grid
 	if (has(d, "dequant", "w", w, IS_FLOAT, ANY, ANY) && is_qmat(d, "dequant", q, w->rows, w->cols, g)
 	    && has(d, "dequant", "code", &q->code, IS_U8, w->rows, w->cols) && !is_empty(w))
 		d->be->dequant(d, w, q, g);
+}
+
+void
+op_pack_codes(struct dev *d, struct mat *stream, const struct mat *code, int bits)
+{
+	if (has(d, "pack_codes", "code", code, IS_U8, ANY, ANY) && holds(d, "pack_codes", bits >= 1 && bits <= 8, "bits are not 1..8")
+	    && has(d, "pack_codes", "stream", stream, IS_U8, code->rows, (int64_t)codes_bytes(code->cols, bits)) && !is_empty(code))
+		d->be->pack_codes(d, stream, code, bits);
+}
+
+void
+op_unpack_codes(struct dev *d, struct mat *code, const struct mat *stream, int bits)
+{
+	if (has(d, "unpack_codes", "code", code, IS_U8, ANY, ANY) && holds(d, "unpack_codes", bits >= 1 && bits <= 8, "bits are not 1..8")
+	    && has(d, "unpack_codes", "stream", stream, IS_U8, code->rows, (int64_t)codes_bytes(code->cols, bits)) && !is_empty(code))
+		d->be->unpack_codes(d, code, stream, bits);
 }
 
 void

@@ -110,6 +110,10 @@ void op_round(struct dev *d, struct qmat *q, const struct mat *w, const struct g
 /* w[O,I] (any float type) = the dequantized matrix: fp32 product, then rounded to w's type; uses the scale as stored. */
 void op_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct grid *g);
 
+/* Codes of one byte each as rows of bit streams, and back: stream U8 [O, codes_bytes(I, bits)], see codes.h. */
+void op_pack_codes(struct dev *d, struct mat *stream, const struct mat *code, int bits);
+void op_unpack_codes(struct dev *d, struct mat *code, const struct mat *stream, int bits);
+
 /* Columns by descending diag(h), stable; order[1,n] I32.  by_diag false: 0..n-1. */
 void op_order(struct dev *d, struct mat *order, const struct mat *h, bool by_diag);
 /* u[n,n] upper, positive diagonal, u u^T = h[order][:,order] + damp * mean(diag h) I; dead inputs (h_ii = 0) get

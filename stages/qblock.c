@@ -19,7 +19,7 @@ static uint8_t *
 take_codes(struct dev *d, const struct qmat *q, int bits)
 {
 	int64_t rows = q->code.rows, cols = q->code.cols;
-	size_t row = qlinear_row_bytes(cols, bits);
+	size_t row = codes_bytes(cols, bits);
 	uint8_t *codes = take(d, &q->code), *packed = mem_new((size_t)rows, row);
 
 	for (int64_t o = 0; o < rows; o++)
@@ -100,7 +100,7 @@ pieces(const struct qresult *r, struct piece v[4])
 	size_t n = 0;
 
 	v[n++] = (struct piece){{.name = mem_format("%s.codes", name), .type = U8, .rank = 2,
-	                         .shape = {q->rows, (int64_t)qlinear_row_bytes(q->cols, q->bits)}}, q->codes};
+	                         .shape = {q->rows, (int64_t)codes_bytes(q->cols, q->bits)}}, q->codes};
 	v[n++] = (struct piece){{.name = mem_format("%s.scale", name), .type = q->scale_type, .rank = 2,
 	                         .shape = {q->rows, q->groups}}, q->scale};
 	if (q->zero)

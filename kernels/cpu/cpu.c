@@ -16,8 +16,15 @@ enum { MIB = 1 << 20 };
  * the arithmetic of a small model. */
 static const size_t keep = (size_t)256 * MIB;
 
+/* Host memory of dev_room. */
+struct room {
+	struct room *next;
+	char bytes[];
+};
+
 /* What this backend keeps of a device. */
 struct own {
+	struct room *rooms;
 	struct gemms *gemms;
 	size_t touched;        /* bytes of the arena that may have pages */
 };
@@ -140,6 +147,7 @@ cpu_open(struct dev *d, const struct dev_options *o)
 	struct own *own;
 
 	d->threads = o->threads > 0 ? o->threads : omp_get_num_procs();
+	d->tokens = 2048;
 	d->size = o->memory > 0 ? o->memory : physical_memory();
 	if (gemm_isa(d, o->isa) != 0)
 		return -1;
@@ -166,6 +174,10 @@ cpu_close(struct dev *d)
 {
 	struct own *own = d->own;
 
+	for (struct room *r = own->rooms, *next; r; r = next) {
+		next = r->next;
+		free(r);
+	}
 	gemms_close(own->gemms);
 	free(own);
 	munmap(d->arena, d->size);
@@ -268,6 +280,44 @@ cpu_shrink(struct dev *d, size_t from)
 	own->touched = stay;
 }
 
+static void *
+cpu_room(struct dev *d, size_t bytes)
+{
+	struct own *own = d->own;
+	struct room *room = malloc(sizeof(*room) + bytes);
+
+	if (!room) {
+		dev_fail(d, E_SYS, "out of memory: %.1f MiB beside the device", (double)bytes / MIB);
+		return NULL;
+	}
+	room->next = own->rooms;
+	own->rooms = room;
+	return room->bytes;
+}
+
+static void
+cpu_park(struct dev *d, void *room, const struct mat *m)
+{
+	cpu_get(d, room, m);
+}
+
+static void
+cpu_unpark(struct dev *d, struct mat *m, const void *room)
+{
+	cpu_put(d, m, room);
+}
+
+static void
+cpu_describe(char *text, size_t size)
+{
+	char onednn[32], openblas[32];
+
+	gemm_version(onednn, sizeof(onednn));
+	openblas_version(openblas, sizeof(openblas));
+	snprintf(text, size, "cpu: %d threads, %.1f GiB of memory, oneDNN %s, OpenBLAS %s (%s kernels)\n", omp_get_num_procs(),
+	         (double)physical_memory() / MIB / 1024, onednn, openblas, openblas_get_corename());
+}
+
 static const struct backend cpu = {
 	.abi = BACKEND_ABI,
 	.name = "cpu",
@@ -280,6 +330,10 @@ static const struct backend cpu = {
 	.view = cpu_view,
 	.zero = cpu_zero,
 	.shrink = cpu_shrink,
+	.room = cpu_room,
+	.park = cpu_park,
+	.unpark = cpu_unpark,
+	.describe = cpu_describe,
 	.math = cpu_math,
 	.convert = cpu_convert,
 	.embed = cpu_embed,
@@ -297,6 +351,8 @@ static const struct backend cpu = {
 	.fit = cpu_fit,
 	.round = cpu_round,
 	.dequant = cpu_dequant,
+	.pack_codes = cpu_pack_codes,
+	.unpack_codes = cpu_unpack_codes,
 	.order = cpu_order,
 	.factor = cpu_factor,
 	.solve = cpu_solve,

@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include "kernels/codes.h"
 #include "kernels/cpu/cpu.h"
 
 /* One row: its scales and zeros, and the constants of the grid. */
@@ -96,4 +97,20 @@ cpu_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct gri
 		cpu_store(cpu_row(w, o), w->type, line, w->cols);
 	}
 	d->used = used;
+}
+
+void
+cpu_pack_codes(struct dev *d, struct mat *stream, const struct mat *code, int bits)
+{
+	#pragma omp parallel for num_threads(d->threads)
+	for (int64_t o = 0; o < code->rows; o++)
+		codes_pack(cpu_row(stream, o), cpu_row(code, o), code->cols, bits);
+}
+
+void
+cpu_unpack_codes(struct dev *d, struct mat *code, const struct mat *stream, int bits)
+{
+	#pragma omp parallel for num_threads(d->threads)
+	for (int64_t o = 0; o < code->rows; o++)
+		codes_unpack(cpu_row(code, o), cpu_row(stream, o), code->cols, bits);
 }

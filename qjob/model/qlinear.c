@@ -10,46 +10,6 @@
 
 enum { NAME_SIZE = 1024 };
 
-size_t
-qlinear_row_bytes(int64_t cols, int bits)
-{
-	return ((size_t)cols * (size_t)bits + 7) / 8;
-}
-
-void
-codes_pack(uint8_t *to, const uint8_t *codes, int64_t n, int bits)
-{
-	uint32_t held = 0;
-	int count = 0;
-
-	for (int64_t i = 0; i < n; i++) {
-		held |= (uint32_t)(codes[i] & ((1u << bits) - 1)) << count;
-		for (count += bits; count >= 8; count -= 8) {
-			*to++ = (uint8_t)held;
-			held >>= 8;
-		}
-	}
-	if (count > 0)
-		*to = (uint8_t)held;
-}
-
-void
-codes_unpack(uint8_t *codes, const uint8_t *from, int64_t n, int bits)
-{
-	uint32_t held = 0;
-	int count = 0;
-
-	for (int64_t i = 0; i < n; i++) {
-		if (count < bits) {
-			held |= (uint32_t)*from++ << count;
-			count += 8;
-		}
-		codes[i] = (uint8_t)(held & ((1u << bits) - 1));
-		held >>= bits;
-		count -= bits;
-	}
-}
-
 /* ---- reading ---- */
 
 struct wanted {
@@ -88,7 +48,7 @@ check_type(const struct tensor *t, bool good)
 static int
 read_codes(struct qlinear *q, const struct safetensors *s, const char *name)
 {
-	const struct wanted w = {"codes", 2, q->rows, (int64_t)qlinear_row_bytes(q->cols, q->bits)};
+	const struct wanted w = {"codes", 2, q->rows, (int64_t)codes_bytes(q->cols, q->bits)};
 	const struct tensor *t = find(s, name, w.tail);
 
 	if (check_shape(t, name, &w) < 0)
@@ -194,7 +154,7 @@ void
 qlinear_dequant(const struct qlinear *q, float *out)
 {
 	uint8_t *codes = mem_new((size_t)q->cols, 1);
-	const size_t row_bytes = qlinear_row_bytes(q->cols, q->bits);
+	const size_t row_bytes = codes_bytes(q->cols, q->bits);
 
 	for (int64_t o = 0; o < q->rows; o++, out += q->cols) {
 		codes_unpack(codes, q->codes + (size_t)o * row_bytes, q->cols, q->bits);

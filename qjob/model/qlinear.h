@@ -3,7 +3,7 @@
  *     w[o,i] ~= scale[o,g] * (code[o,i] - zero[o,g]),  g = group_of[i] or i / group
  *
  * In a safetensors file the linear NAME has
- *     NAME.codes  U8  [O, ceil(I*bits/8)]   rows of little-endian bit streams: code i at bits i*bits ..
+ *     NAME.codes  U8  [O, ceil(I*bits/8)]   rows of bit streams (kernels/codes.h)
  *     NAME.scale  F16|BF16|F32 [O, G]       in its stored type
  *     NAME.zero   U8  [O, G]                absent when symmetric (zero = 2^(bits-1))
  *     NAME.group_of I32 [I]                 absent when i / group
@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "kernels/codes.h"
 #include "kernels/mat.h"
 #include "qjob/model/safetensors.h"
 
@@ -28,9 +29,6 @@ struct qlinear {
 	const int32_t *group_of;  /* [I]; NULL: i / group.  Of a file: at any alignment, read it by qlinear_group */
 };
 
-size_t qlinear_row_bytes(int64_t cols, int bits);
-void codes_pack(uint8_t *to, const uint8_t *codes, int64_t n, int bits);       /* a code a byte -> bit stream (bytes zeroed first) */
-void codes_unpack(uint8_t *codes, const uint8_t *from, int64_t n, int bits);
 /* Reads linear `name` of an open file; bits, group, sym and shape are the caller's knowledge and checked against the tensors. */
 int qlinear_read(struct qlinear *q, const struct safetensors *s, const char *name, int bits, int64_t rows, int64_t cols,
                  int64_t group, bool sym);

@@ -82,7 +82,7 @@ tensors(const void *params, const struct choice *c, enum dtype scale, bool has_o
 static void
 pack_codes(const struct qlinear *q, const struct tensor *t, unsigned char *to)
 {
-	size_t from = qlinear_row_bytes(q->cols, q->bits), row = (size_t)t->shape[1] * 4;
+	size_t from = codes_bytes(q->cols, q->bits), row = (size_t)t->shape[1] * 4;
 
 	memset(to, 0, t->bytes);
 	for (int64_t o = 0; o < q->rows; o++)

@@ -45,7 +45,7 @@ codes_survive_packing(void **state)
 	(void)state;
 	for (int bits = 1; bits <= 8; bits++)
 		for (int64_t n = 0; n <= N; n++) {
-			size_t bytes = qlinear_row_bytes(n, bits);
+			size_t bytes = codes_bytes(n, bits);
 
 			for (int64_t i = 0; i < n; i++) {
 				r = r * 1664525 + 1013904223;
@@ -68,7 +68,7 @@ three_bits_cross_bytes(void **state)
 	uint8_t packed[4];
 
 	(void)state;
-	assert_int_equal(qlinear_row_bytes(9, 3), 4);
+	assert_int_equal(codes_bytes(9, 3), 4);
 	codes_pack(packed, codes, 9, 3);
 	assert_int_equal(packed[0], 0xd1);
 	assert_int_equal(packed[1], 0x58);

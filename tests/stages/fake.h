@@ -141,7 +141,7 @@ static inline void
 fake_linear(struct fake_linear *l, const struct choice *c, enum dtype scale, int zero_min, bool order, uint32_t seed)
 {
 	int64_t groups = c->cols / c->group;
-	size_t row = qlinear_row_bytes(c->cols, c->bits), nscale = (size_t)(c->rows * groups);
+	size_t row = codes_bytes(c->cols, c->bits), nscale = (size_t)(c->rows * groups);
 	uint8_t *plain = mem_new((size_t)c->cols, 1);
 
 	*l = (struct fake_linear){.codes = mem_new((size_t)c->rows, row), .scale = mem_new(nscale, 4)};

@@ -45,7 +45,7 @@ packed_tensors(const struct choice *c, struct fake_linear *l, struct tensor *t, 
 {
 	struct tensor all[4] = {
 		{.name = mem_format("%s.codes", c->name), .type = U8, .rank = 2,
-		 .shape = {c->rows, (int64_t)qlinear_row_bytes(c->cols, c->bits)}},
+		 .shape = {c->rows, (int64_t)codes_bytes(c->cols, c->bits)}},
 		{.name = mem_format("%s.scale", c->name), .type = l->q.scale_type, .rank = 2, .shape = {c->rows, l->q.groups}},
 		{.name = mem_format("%s.zero", c->name), .type = U8, .rank = 2, .shape = {c->rows, l->q.groups}},
 		{.name = mem_format("%s.group_of", c->name), .type = I32, .rank = 1, .shape = {c->cols}},

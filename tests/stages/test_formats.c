@@ -136,7 +136,7 @@ apart_gptq(struct apart *a, const struct weights *w, const struct choice *c, boo
 	const struct tensor *qw = tensor_of(w, c->name, "qweight"), *qz = tensor_of(w, c->name, "qzeros"),
 		*s = tensor_of(w, c->name, "scales");
 	int64_t groups = s->shape[0], N = c->rows;
-	size_t row = qlinear_row_bytes(c->cols, c->bits), each = dtype_size(s->type);
+	size_t row = codes_bytes(c->cols, c->bits), each = dtype_size(s->type);
 
 	*a = (struct apart){mem_new((size_t)N, row), mem_new((size_t)(N * groups), 1), mem_new((size_t)(N * groups), each), {0}};
 	for (int64_t o = 0; o < N; o++) {
@@ -161,7 +161,7 @@ apart_ct(struct apart *a, const struct weights *w, const struct choice *c)
 	const struct tensor *p = tensor_of(w, c->name, "weight_packed"), *z = tensor_of(w, c->name, "weight_zero_point");
 	const struct tensor *s = tensor_of(w, c->name, "weight_scale");
 	int64_t groups = s->shape[1];
-	size_t row = qlinear_row_bytes(c->cols, c->bits);
+	size_t row = codes_bytes(c->cols, c->bits);
 
 	*a = (struct apart){mem_new((size_t)c->rows, row), mem_new((size_t)(c->rows * groups), 1), mem_new(s->bytes, 1), {0}};
 	memcpy(a->scale, s->p, s->bytes);

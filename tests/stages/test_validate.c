@@ -51,7 +51,7 @@ nearest_codes(struct packed *k, int bits)
 		struct fake_linear *l = &k->linears[i];
 		char name[300];
 		const float *w;
-		size_t row = qlinear_row_bytes(c->cols, c->bits);
+		size_t row = codes_bytes(c->cols, c->bits);
 		uint8_t *plain = mem_new((size_t)c->cols, 1);
 
 		assert_int_equal(c->bits, bits);
