@@ -42,7 +42,8 @@ struct backend {
 	void (*zero)(struct dev *d, struct mat *m);
 	void (*shrink)(struct dev *d,
 	               size_t from);                /* bytes of the arena from there up to d->used become free */
-	bool (*grow)(struct dev *d, size_t to);     /* the arena's first `to` bytes are about to be used; false after dev_fail.  NULL: they can be */
+	/* The arena's first `to` bytes are about to be used; false after dev_fail.  NULL: they always can be. */
+	bool (*grow)(struct dev *d, size_t to);
 	void *(*room)(struct dev *d, size_t bytes);
 	void (*park)(struct dev *d, void *room, const struct mat *m);
 	void (*unpark)(struct dev *d, struct mat *m, const void *room);

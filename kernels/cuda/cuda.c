@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/linear.h"
 #include "kernels/cuda/memory.h"
 
 enum {
@@ -198,8 +199,8 @@ cuda_facts(const struct dev_options *o, char *text, size_t size)
 	cudaRuntimeGetVersion(&runtime);
 	library_version(blas_part, blas, sizeof(blas));
 	library_version(solver_part, solver, sizeof(solver));
-	n = snprintf(text, size, "device cuda\ncard %s compute %d.%d multiprocessors %d\ncuda %d.%d\ncublas %s\ncusolver %s\n", card.name, card.major,
-	             card.minor, card.multiProcessorCount, runtime / 1000, runtime % 1000 / 10, blas, solver);
+	n = snprintf(text, size, "device cuda\ncard %s compute %d.%d multiprocessors %d\ncuda %d.%d\ncublas %s\ncusolver %s\n",
+	             card.name, card.major, card.minor, card.multiProcessorCount, runtime / 1000, runtime % 1000 / 10, blas, solver);
 	if (n >= 0 && (size_t)n < size)
 		return 0;
 	snprintf(text, size, "the facts need more room");
@@ -217,8 +218,8 @@ cuda_describe(char *text, size_t size)
 	cudaRuntimeGetVersion(&runtime);
 	library_version(blas_part, blas, sizeof(blas));
 	library_version(solver_part, solver, sizeof(solver));
-	at = (size_t)snprintf(text, size, "cuda: driver for CUDA %d.%d, runtime %d.%d, cuBLAS %s, cuSOLVER %s\n", driver / 1000, driver % 1000 / 10,
-	                      runtime / 1000, runtime % 1000 / 10, blas, solver);
+	at = (size_t)snprintf(text, size, "cuda: driver for CUDA %d.%d, runtime %d.%d, cuBLAS %s, cuSOLVER %s\n", driver / 1000,
+	                      driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, blas, solver);
 	if (cudaGetDeviceCount(&n) != cudaSuccess)
 		n = 0;
 	for (int i = 0; i <= n && at < size; i++) {
@@ -226,8 +227,10 @@ cuda_describe(char *text, size_t size)
 		char why[400];
 
 		if (find_card(i, &card, why, sizeof(why)) == 0)
-			at += (size_t)snprintf(text + at, size - at, "cuda:%d: %s, compute capability %d.%d, %d multiprocessors, %.1f GiB\n", i, card.name,
-			                       card.major, card.minor, card.multiProcessorCount, (double)card.totalGlobalMem / (1 << 30));
+			at += (size_t)snprintf(text + at, size - at,
+			                       "cuda:%d: %s, compute capability %d.%d, %d multiprocessors, %.1f GiB\n", i, card.name,
+			                       card.major, card.minor, card.multiProcessorCount,
+			                       (double)card.totalGlobalMem / (1 << 30));
 		else if (i < n || n == 0)
 			at += (size_t)snprintf(text + at, size - at, "cuda:%d: %s\n", i, why);
 	}
@@ -258,6 +261,7 @@ cuda_close(struct dev *d)
 	if (gpu->stream)
 		cudaStreamSynchronize(gpu->stream);
 	memory_close(d);
+	linear_close(gpu->linear);
 	if (gpu->solver)
 		cusolverDnDestroy(gpu->solver);
 	if (gpu->lt)

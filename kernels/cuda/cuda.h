@@ -37,6 +37,7 @@ struct gpu {
 	 * whichever block met it): row << 2 | 1 not finite, 2 a scale out of range.  The device fails when it is next waited for. */
 	unsigned long long *fault;
 	struct memory *memory;        /* memory.c's */
+	struct linear *linear;        /* linear.cu's; NULL until it is needed */
 };
 
 struct gpu *cuda_gpu(struct dev *d);

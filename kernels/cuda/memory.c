@@ -68,20 +68,21 @@ round_up(size_t n, size_t to)
 static bool
 reserve(struct dev *d, struct memory *m, size_t limit)
 {
+	const struct gpu *gpu = d->own;
 	size_t free_bytes, all;
 
 	if (!cuda_ok(d, "memory", cudaMemGetInfo(&free_bytes, &all)))
 		return false;
 	d->size = limit > 0 && limit < free_bytes ? limit : free_bytes;
 	if (d->size <= beside) {
-		dev_fail(d, E_SYS, "%.1f MiB are allowed or free, and the libraries alone take about %zu MiB; give more memory, or end what "
-		         "else runs on the card", (double)d->size / MIB, beside / MIB);
+		dev_fail(d, E_SYS, "%.1f MiB are allowed or free, and the libraries alone take about %zu MiB; give more memory, or end "
+		         "what else runs on the card", (double)d->size / MIB, beside / MIB);
 		return false;
 	}
 	d->size -= beside;
 	m->reserved = round_up(d->size, STEP);
-	m->kind = (CUmemAllocationProp){.type = CU_MEM_ALLOCATION_TYPE_PINNED,
-	                                .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = ((struct gpu *)d->own)->ordinal}};
+	m->kind.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+	m->kind.location = (CUmemLocation){.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = gpu->ordinal};
 	if (!driver_ok(d, "reserve addresses", cuMemAddressReserve(&m->start, m->reserved, 0, 0, 0)))
 		return false;
 	d->arena = (char *)(uintptr_t)m->start;
@@ -103,8 +104,8 @@ map_piece(struct dev *d, struct memory *m, size_t bytes)
 	if (cuMemCreate(&p->handle, bytes, &m->kind, 0) != CUDA_SUCCESS) {
 		free(p);
 		cudaMemGetInfo(&free_bytes, &all);
-		dev_fail(d, E_SYS, "out of memory: %.1f MiB more are needed, with %.1f MiB in use, and %.1f MiB of the card are free; end what "
-		         "else runs on it, or take fewer or shorter samples", (double)bytes / MIB, (double)m->mapped / MIB,
+		dev_fail(d, E_SYS, "out of memory: %.1f MiB more are needed, with %.1f MiB in use, and %.1f MiB of the card are free; end "
+		         "what else runs on it, or take fewer or shorter samples", (double)bytes / MIB, (double)m->mapped / MIB,
 		         (double)free_bytes / MIB);
 		return false;
 	}
@@ -221,7 +222,9 @@ put_piece(struct dev *d, const struct mat *to, const char *from, size_t row, int
 	if (!buffer)
 		return false;
 	copy(buffer, from, row * (size_t)rows);
-	return cuda_ok(d, "put", cudaMemcpy2DAsync(to->p, rows > 1 ? width : row, buffer, row, row, (size_t)rows, cudaMemcpyHostToDevice, gpu->stream))
+	if (rows == 1)
+		width = row;
+	return cuda_ok(d, "put", cudaMemcpy2DAsync(to->p, width, buffer, row, row, (size_t)rows, cudaMemcpyHostToDevice, gpu->stream))
 	       && cuda_ok(d, "put", cudaEventRecord(gpu->memory->copied[gpu->memory->turn], gpu->stream));
 }
 
@@ -234,7 +237,9 @@ get_piece(struct dev *d, char *to, const struct mat *from, size_t row, int64_t r
 
 	if (!buffer)
 		return false;
-	if (!cuda_ok(d, "get", cudaMemcpy2DAsync(buffer, row, from->p, rows > 1 ? width : row, row, (size_t)rows, cudaMemcpyDeviceToHost, gpu->stream))
+	if (rows == 1)
+		width = row;
+	if (!cuda_ok(d, "get", cudaMemcpy2DAsync(buffer, row, from->p, width, row, (size_t)rows, cudaMemcpyDeviceToHost, gpu->stream))
 	    || !cuda_ok(d, "get", cudaStreamSynchronize(gpu->stream)))
 		return false;
 	copy(to, buffer, row * (size_t)rows);
@@ -317,14 +322,16 @@ void
 memory_park(struct dev *d, void *room, const struct mat *m)
 {
 	size_t row = (size_t)m->cols * cuda_size(m->type), width = (size_t)m->ld * cuda_size(m->type);
+	struct gpu *gpu = d->own;
 
-	cuda_ok(d, "park", cudaMemcpy2DAsync(room, row, m->p, width, row, (size_t)m->rows, cudaMemcpyDeviceToHost, ((struct gpu *)d->own)->stream));
+	cuda_ok(d, "park", cudaMemcpy2DAsync(room, row, m->p, width, row, (size_t)m->rows, cudaMemcpyDeviceToHost, gpu->stream));
 }
 
 void
 memory_unpark(struct dev *d, struct mat *m, const void *room)
 {
 	size_t row = (size_t)m->cols * cuda_size(m->type), width = (size_t)m->ld * cuda_size(m->type);
+	struct gpu *gpu = d->own;
 
-	cuda_ok(d, "unpark", cudaMemcpy2DAsync(m->p, width, room, row, row, (size_t)m->rows, cudaMemcpyHostToDevice, ((struct gpu *)d->own)->stream));
+	cuda_ok(d, "unpark", cudaMemcpy2DAsync(m->p, width, room, row, row, (size_t)m->rows, cudaMemcpyHostToDevice, gpu->stream));
 }

@@ -17,11 +17,20 @@
 #include "kernels/ops.h"
 #include "qjob/base/err.h"
 
+/* What the tests run on: "cpu", or what QJOB_TEST_DEVICE names ("cuda", as tests/gpu/run.sh does). */
+static inline const char *
+test_device(void)
+{
+	const char *set = getenv("QJOB_TEST_DEVICE");
+
+	return set && set[0] ? set : "cpu";
+}
+
 /* QJOB_TEST_ISA holds these tests to an instruction set. */
 static inline struct dev *
 device(int threads, enum math math)
 {
-	struct dev_options o = {.name = "cpu", .threads = threads, .isa = getenv("QJOB_TEST_ISA")};
+	struct dev_options o = {.name = test_device(), .threads = threads, .isa = getenv("QJOB_TEST_ISA")};
 	struct dev *d;
 
 	if (dev_open(&d, &o) != 0)

@@ -28,10 +28,12 @@ struct golden {
 	size_t at, room;
 };
 
+/* On the CPU, or on what QJOB_TEST_DEVICE names. */
 static struct dev *
 device(int threads, enum math math)
 {
-	const struct dev_options o = {.name = "cpu", .threads = threads};
+	const char *set = getenv("QJOB_TEST_DEVICE");
+	const struct dev_options o = {.name = set && set[0] ? set : "cpu", .threads = threads};
 	struct dev *d;
 
 	if (dev_open(&d, &o) < 0)
