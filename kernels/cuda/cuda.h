@@ -64,7 +64,7 @@ size_t cuda_size(enum dtype type);             /* bytes of an element */
 
 /* m itself where it has the type, else a copy of the arena (contiguous) that has; p NULL after a failure. */
 struct mat cuda_as(struct dev *d, const struct mat *m, enum dtype type);
-/* c[M,N] F32 = (or +=) a[M,K] b[N,K]^T: rows of both are K long.  Both of the type of operands (BF16 or F32), row-major. gemm.cu */
+/* c[M,N] F32 = (or +=) a[M,K] b[N,K]^T: rows of both are K long.  Both of the type of operands (BF16 or F32), row-major. linear.cu */
 void cuda_gemm_nt(struct dev *d, struct mat *c, const struct mat *a, const struct mat *b, bool add);
 
 /* ---- the operations; contracts in ops.h ---- */

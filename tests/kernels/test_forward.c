@@ -206,7 +206,7 @@ static void
 a_linear_wider_than_a_panel(void **state)
 {
 	struct dev *d = device(2, MATH_F32);
-	struct linear_case c = {2, 1100, 8200, F32, BF16, MATH_F32, true, false};
+	struct linear_case c = {2, 2100, 8200, F32, BF16, MATH_F32, true, false};
 
 	(void)state;
 	check_linear(d, &c);

@@ -52,6 +52,8 @@ losses_of_odd_shapes(void **state)
 	check_nll(d, 257, 1, 33, 1029, F16, false, MATH_F32);
 	check_nll(d, 20, 2, 64, 777, BF16, false, MATH_BF16);
 	check_nll(d, 3, 1, 9000, 600, BF16, false, MATH_F32);   /* a head of several panels */
+	check_nll(d, 3, 1, 3, 70000, BF16, true, MATH_BF16);    /* several panels of words */
+	check_nll(d, 1100, 2, 2, 5, F32, false, MATH_F32);      /* several chunks of tokens */
 	dev_close(d);
 }
 

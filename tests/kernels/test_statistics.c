@@ -117,6 +117,19 @@ moments_of_odd_shapes(void **state)
 	dev_close(d);
 }
 
+/* So wide that devices cut the triangle into panels of their own. */
+static void
+a_gram_of_several_panels(void **state)
+{
+	struct dev *d = device(2, MATH_F32);
+	struct moment_case f32 = {2, 4100, F32, MATH_F32, true, false}, bf16 = {3, 4100, BF16, MATH_BF16, false, false};
+
+	(void)state;
+	check_moments(d, &f32);
+	check_moments(d, &bf16);
+	dev_close(d);
+}
+
 /* What lies above the diagonal belongs to the caller. */
 static void
 only_the_lower_triangle_is_written(void **state)
@@ -229,6 +242,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(tokens_are_scaled_to_unit_energy),
 		cmocka_unit_test(moments_of_odd_shapes),
+		cmocka_unit_test(a_gram_of_several_panels),
 		cmocka_unit_test(only_the_lower_triangle_is_written),
 		cmocka_unit_test(neither_threads_nor_cuts_show),
 		cmocka_unit_test(mismatches_are_told),
