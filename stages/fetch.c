@@ -3,10 +3,13 @@
  * A file of tensors exports one digest a tensor, by name; any other file exports "content".  Nothing is copied: later
  * stages read the mapping.  A local file has no key of its own; what follows is keyed by the digests. */
 #include <inttypes.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "qjob/base/err.h"
 #include "qjob/base/hash.h"
+#include "qjob/base/pool.h"
 #include "stages/project.h"
 
 static int
@@ -39,22 +42,80 @@ digest_tensor(const struct tensor *t, char hex[SHA256_HEX])
 	buf_release(&kind);
 }
 
+/* The tensors of a file while several threads digest them; the largest start first, since one digest cannot be shared out. */
+struct digests {
+	struct job *job;
+	const struct safetensors *s;
+	size_t *order;               /* numbers of tensors by falling size */
+	char (*hex)[SHA256_HEX];     /* by number */
+	atomic_size_t bytes;         /* done */
+};
+
+struct sized {
+	size_t bytes, number;
+};
+
+static int
+by_size(const void *a, const void *b)
+{
+	const struct sized *x = a, *y = b;
+
+	if (x->bytes != y->bytes)
+		return x->bytes > y->bytes ? -1 : 1;
+	return x->number < y->number ? -1 : 1;
+}
+
+static size_t *
+largest_first(const struct safetensors *s)
+{
+	struct sized *v = mem_new(s->n + 1, sizeof(*v));
+	size_t *order = mem_new(s->n + 1, sizeof(*order));
+
+	for (size_t i = 0; i < s->n; i++)
+		v[i] = (struct sized){s->v[i].bytes, i};
+	qsort(v, s->n, sizeof(*v), by_size);
+	for (size_t i = 0; i < s->n; i++)
+		order[i] = v[i].number;
+	free(v);
+	return order;
+}
+
+static int
+digest_piece(void *own, size_t i)
+{
+	struct digests *all = own;
+	const struct tensor *t = &all->s->v[all->order[i]];
+
+	digest_tensor(t, all->hex[all->order[i]]);
+	atomic_fetch_add(&all->bytes, t->bytes);
+	return 0;
+}
+
+static int
+watch(void *own, size_t done)
+{
+	struct digests *all = own;
+	struct job *job = all->job;
+
+	(void)done;
+	if (job->host->stop(job))
+		return err_set(E_SYS, "interrupted");
+	job->host->progress(job, (double)atomic_load(&all->bytes), (double)all->s->view.n, NULL);
+	return 0;
+}
+
+/* Declared in the file's order, whichever was ready first. */
 static int
 digest_tensors(struct job *job, const struct safetensors *s)
 {
-	size_t bytes = 0;
+	struct digests all = {.job = job, .s = s, .order = largest_first(s), .hex = mem_new(s->n + 1, sizeof(*all.hex))};
+	int rc = pool_watch(s->n, pool_threads(), digest_piece, &all, watch);
 
-	for (size_t i = 0; i < s->n; i++) {
-		char hex[SHA256_HEX];
-
-		if (job->host->stop(job))
-			return err_set(E_SYS, "interrupted");
-		digest_tensor(&s->v[i], hex);
-		job->host->exports(job, s->v[i].name, hex);
-		bytes += s->v[i].bytes;
-		job->host->progress(job, (double)bytes, (double)s->view.n, NULL);
-	}
-	return 0;
+	for (size_t i = 0; i < s->n && rc == 0; i++)
+		job->host->exports(job, s->v[i].name, all.hex[i]);
+	free(all.order);
+	free(all.hex);
+	return rc;
 }
 
 static int
