@@ -5,6 +5,7 @@
 
 #include "qjob/base/err.h"
 #include "qjob/base/json.h"
+#include "qjob/base/pool.h"
 
 static void *
 take(struct dev *d, const struct mat *m)
@@ -15,16 +16,17 @@ take(struct dev *d, const struct mat *m)
 	return host;
 }
 
+/* Packed where they are: half a byte or so a code comes over, and no host thread turns bits while the device waits. */
 static uint8_t *
 take_codes(struct dev *d, const struct qmat *q, int bits)
 {
-	int64_t rows = q->code.rows, cols = q->code.cols;
-	size_t row = codes_bytes(cols, bits);
-	uint8_t *codes = take(d, &q->code), *packed = mem_new((size_t)rows, row);
+	size_t mark = dev_mark(d);
+	struct mat stream = dev_mat(d, U8, q->code.rows, (int64_t)codes_bytes(q->code.cols, bits));
+	uint8_t *packed;
 
-	for (int64_t o = 0; o < rows; o++)
-		codes_pack(packed + (size_t)o * row, codes + o * cols, cols, bits);
-	free(codes);
+	op_pack_codes(d, &stream, &q->code, bits);
+	packed = take(d, &stream);
+	dev_release(d, mark);
 	return packed;
 }
 
@@ -92,11 +94,11 @@ struct piece {
 	const void *p;
 };
 
+enum { PIECES = 4 };       /* of a linear, at most */
+
 static size_t
-pieces(const struct qresult *r, struct piece v[4])
+pieces(const char *name, const struct qlinear *q, struct piece v[PIECES])
 {
-	const struct qlinear *q = &r->q;
-	const char *name = r->choice->name;
 	size_t n = 0;
 
 	v[n++] = (struct piece){{.name = mem_format("%s.codes", name), .type = U8, .rank = 2,
@@ -111,17 +113,99 @@ pieces(const struct qresult *r, struct piece v[4])
 	return n;
 }
 
+/* ---- its digest ---- */
+
+static const size_t CHUNK = (size_t)4 << 20;
+
+/* Bytes that are digested by themselves. */
+struct chunk {
+	const unsigned char *p;
+	size_t n;
+	char hex[SHA256_HEX];
+};
+
+struct chunks {
+	struct chunk *v;
+	size_t n, cap;
+};
+
+static void
+add_chunks(struct chunks *to, const struct piece *piece)
+{
+	size_t bytes = tensor_bytes(&piece->t);
+
+	for (size_t at = 0; at < bytes; at += CHUNK) {
+		if (to->n == to->cap) {
+			to->cap = to->cap ? 2 * to->cap : 64;
+			to->v = mem_grow(to->v, to->cap, sizeof(*to->v));
+		}
+		to->v[to->n++] = (struct chunk){.p = (const unsigned char *)piece->p + at, .n = bytes - at < CHUNK ? bytes - at : CHUNK};
+	}
+}
+
+static int
+digest_chunk(void *own, size_t i)
+{
+	struct chunk *v = own;
+
+	sha256_of(v[i].p, v[i].n, v[i].hex);
+	return 0;
+}
+
+/* Of a text that lists the tensors in order, each with the digests of its chunks: it says what the file says, and a block
+ * that has not been written yet has it as well. */
+static void
+digest_linears(const struct qlinear *q, const char *const *names, size_t n, char hex[SHA256_HEX])
+{
+	struct piece v[PARTS * PIECES];
+	struct chunks chunks = {0};
+	struct buf text = {0};
+	size_t count = 0, k = 0;
+
+	for (size_t i = 0; i < n; i++)
+		count += pieces(names[i], &q[i], v + count);
+	for (size_t i = 0; i < count; i++)
+		add_chunks(&chunks, &v[i]);
+	pool_run(chunks.n, pool_threads(), digest_chunk, chunks.v);
+	buf_puts(&text, "qjob-block 1\n");
+	for (size_t i = 0; i < count; i++) {
+		buf_printf(&text, "%s %s %lld %lld\n", v[i].t.name, dtype_name(v[i].t.type), (long long)v[i].t.shape[0],
+		           v[i].t.rank > 1 ? (long long)v[i].t.shape[1] : 1);
+		for (size_t at = 0; at < tensor_bytes(&v[i].t); at += CHUNK)
+			buf_printf(&text, "%s\n", chunks.v[k++].hex);
+		free(v[i].t.name);
+	}
+	sha256_of(text.p, text.n, hex);
+	buf_release(&text);
+	free(chunks.v);
+}
+
+void
+qblock_digest(const struct qblock *b, char hex[SHA256_HEX])
+{
+	struct qlinear q[PARTS];
+	const char *names[PARTS];
+
+	for (size_t i = 0; i < b->n; i++) {
+		q[i] = b->v[i].q;
+		names[i] = b->v[i].choice->name;
+	}
+	digest_linears(q, names, b->n, hex);
+}
+
+/* ---- its files ---- */
+
 static int
 write_tensors(const struct qblock *b, const char *path)
 {
-	struct piece v[PARTS * 4];
-	struct tensor t[PARTS * 4] = {0};
+	struct piece v[PARTS * PIECES];
+	struct tensor t[PARTS * PIECES] = {0};
 	struct safetensors_out *o;
 	size_t n = 0;
 	int rc;
 
 	for (size_t i = 0; i < b->n; i++)
-		n += pieces(&b->v[i], v + n);
+		n += pieces(b->v[i].choice->name, &b->v[i].q, v + n);
 	for (size_t i = 0; i < n; i++)
 		t[i] = v[i].t;
 	rc = safetensors_begin(&o, path, t, n);
@@ -178,32 +262,59 @@ qblock_write(const struct qblock *b, const char *folder, int block)
 	return rc;
 }
 
-static int
-load_linear(const struct safetensors *file, const struct choice *c, struct mat *to, struct dev *d)
-{
-	struct qlinear q;
-	size_t mark = dev_mark(d);
-	struct mat dense;
-	float *host;
-	int rc = qlinear_read(&q, file, c->name, c->bits, c->rows, c->cols, c->group, c->sym);
+/* ---- reading it again ---- */
 
-	if (rc < 0)
-		return rc;
-	host = mem_new((size_t)(c->rows * c->cols), sizeof(*host));
-	qlinear_dequant(&q, host);
-	dense = dev_mat(d, F32, c->rows, c->cols);
-	dev_put(d, &dense, host);
-	op_convert(d, to, &dense);
-	free(host);
+/* Scales as fp32, zero points and groups spelt out: what the device's operations want. */
+static void
+put_grid(struct dev *d, struct qmat *to, const struct qlinear *q)
+{
+	size_t n = (size_t)(q->rows * q->groups);
+	float *scale = mem_new(n, sizeof(*scale));
+	uint8_t *zero = mem_new(n, 1);
+	int32_t *group_of = mem_new((size_t)q->cols, sizeof(*group_of));
+
+	floats_read(scale, q->scale, q->scale_type, n);
+	if (!q->zero)
+		memset(zero, 1 << (q->bits - 1), n);
+	for (int64_t i = 0; i < q->cols; i++)
+		group_of[i] = (int32_t)qlinear_group(q, i);
+	dev_put(d, &to->scale, scale);
+	dev_put(d, &to->zero, q->zero ? q->zero : zero);
+	dev_put(d, &to->group_of, group_of);
+	free(group_of);
+	free(zero);
+	free(scale);
+}
+
+/* The same numbers as qlinear_dequant, made where they are needed from what is stored. */
+static int
+load_linear(const struct qlinear *q, struct mat *to, struct dev *d)
+{
+	const struct grid g = {.bits = q->bits, .group = q->group, .sym = q->sym, .stored = q->scale_type};
+	size_t mark = dev_mark(d);
+	struct mat stream = dev_mat(d, U8, q->rows, (int64_t)codes_bytes(q->cols, q->bits));
+	struct qmat m = {
+		dev_mat(d, U8, q->rows, q->cols), dev_mat(d, F32, q->rows, q->groups), dev_mat(d, U8, q->rows, q->groups),
+		dev_mat(d, I32, 1, q->cols),
+	};
+	int rc;
+
+	dev_put(d, &stream, q->codes);
+	op_unpack_codes(d, &m.code, &stream, q->bits);
+	put_grid(d, &m, q);
+	op_dequant(d, to, &m, &g);
 	rc = dev_status(d);
 	dev_release(d, mark);
 	return rc;
 }
 
 int
-qblock_load(const char *path, struct block *b, struct mat into[PARTS], const struct choice *c, size_t n, struct dev *d)
+qblock_load(const char *path, const struct qplace *to, const struct choice *c, size_t n, char hex[SHA256_HEX])
 {
 	struct safetensors file;
+	struct qlinear q[PARTS];
+	const char *names[PARTS];
+	size_t count = 0;
 	int rc = safetensors_open(&file, path);
 
 	if (rc < 0)
@@ -211,9 +322,14 @@ qblock_load(const char *path, struct block *b, struct mat into[PARTS], const str
 	for (size_t i = 0; i < n && rc == 0; i++) {
 		if (c[i].skip)
 			continue;
-		rc = load_linear(&file, &c[i], &into[c[i].part], d);
-		b->linear[c[i].part].w = into[c[i].part];
+		rc = qlinear_read(&q[count], &file, c[i].name, c[i].bits, c[i].rows, c[i].cols, c[i].group, c[i].sym);
+		if (rc == 0)
+			rc = load_linear(&q[count], &to->into[c[i].part], to->d);
+		to->b->linear[c[i].part].w = to->into[c[i].part];
+		names[count++] = c[i].name;
 	}
+	if (rc == 0)
+		digest_linears(q, names, count, hex);
 	safetensors_close(&file);
 	return rc;
 }

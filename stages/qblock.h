@@ -6,6 +6,7 @@
 #ifndef QJOB_STAGES_QBLOCK_H
 #define QJOB_STAGES_QBLOCK_H
 
+#include "qjob/base/hash.h"
 #include "qjob/model/decoder.h"
 #include "qjob/model/qlinear.h"
 #include "stages/project.h"
@@ -28,7 +29,16 @@ int qblock_add(struct qblock *b, struct dev *d, const struct choice *c, const st
 int qblock_write(const struct qblock *b, const char *folder, int block);
 void qblock_release(struct qblock *b);
 
-/* Puts the dequantized linears of a written block into `into` (matrices of the device, one a part) and b's places. */
-int qblock_load(const char *path, struct block *b, struct mat into[PARTS], const struct choice *c, size_t n, struct dev *d);
+/* What the linears are, by content: from memory, before anything is written.  All cores are used. */
+void qblock_digest(const struct qblock *b, char hex[SHA256_HEX]);
+
+/* Puts the dequantized linears of a written block into `into` (matrices of the device, one a part) and b's places;
+ * hex is what qblock_digest said of it. */
+struct qplace {
+	struct dev *d;
+	struct block *b;
+	struct mat *into;             /* [PARTS] */
+};
+int qblock_load(const char *path, const struct qplace *to, const struct choice *c, size_t n, char hex[SHA256_HEX]);
 
 #endif

@@ -353,23 +353,11 @@ work_open(struct work *w, struct job *job)
 	return rc;
 }
 
-/* The block's result decides what the stream carries on: its digest goes into the stream's. */
-static int
-advance(struct work *w, const char *path)
-{
-	char hex[SHA256_HEX];
-	int rc = sha256_file(path, hex);
-
-	if (rc == 0)
-		stream_advance(w->s, w->job, hex);
-	return rc;
-}
-
 static int
 run(struct job *job)
 {
 	struct work w;
-	char *path = path_join(job->out, "block.safetensors"), text[64];
+	char hex[SHA256_HEX], text[64];
 	size_t mark = 0;
 	int rc = work_open(&w, job);
 
@@ -379,10 +367,12 @@ run(struct job *job)
 		rc = !w.s ? solve_alone(&w) : w.p->wish.true_sequential ? solve_in_sequence(&w) : solve_at_once(&w);
 	if (rc == 0)
 		rc = qblock_write(&w.out, job->out, job->node->index);
-	if (rc == 0 && w.s)
-		rc = advance(&w, path);
-	if (rc == 0 && w.s)
+	/* The block's result decides what the stream carries on. */
+	if (rc == 0 && w.s) {
+		qblock_digest(&w.out, hex);
+		stream_advance(w.s, job, hex);
 		job->host->exports(job, "activations", w.s->digest);
+	}
 	if (rc == 0) {
 		snprintf(text, sizeof(text), "loss %.4g", w.loss);
 		job->host->progress(job, 1, 1, text);
@@ -392,7 +382,6 @@ run(struct job *job)
 	if (w.file.view.p)
 		safetensors_close(&w.file);
 	qblock_release(&w.out);
-	free(path);
 	return rc;
 }
 
@@ -400,23 +389,26 @@ static int
 replay(struct job *job)
 {
 	const char *path = job->host->input(job, job->node->name, "block.safetensors");
+	char hex[SHA256_HEX];
 	struct work w;
 	int rc = work_open(&w, job);
 
 	if (rc == 0)
-		rc = qblock_load(path, &w.b, w.quantized, w.choices, w.n, w.d);
+		rc = qblock_load(path, &(struct qplace){w.d, &w.b, w.quantized}, w.choices, w.n, hex);
 	if (rc < 0)
 		return rc;
 	block_forward(w.d, &w.b, &w.s->h, w.s->seqlen);
 	if (w.s->f.p)
 		block_forward(w.d, &w.full, &w.s->f, w.s->seqlen);
 	rc = dev_status(w.d);
-	return rc < 0 ? rc : advance(&w, path);
+	if (rc == 0)
+		stream_advance(w.s, job, hex);
+	return rc;
 }
 
 const struct stage stage_quantize = {
 	.name = "quantize",
-	.version = 1,
+	.version = 2,
 	.help = "codes and scales of every linear, block by block",
 	.expand = expand,
 	.run = run,
