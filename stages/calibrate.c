@@ -4,6 +4,7 @@
  * format, and a sweep pays for them once.  With `propagate: quantized` a block's inputs come from the quantized blocks before
  * it, so its statistics are gathered where it is quantized (quantize.c). */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "qjob/base/err.h"
@@ -23,7 +24,8 @@ predict(const struct project *p, struct node *n)
 		n->cost.disk += (uint64_t)(w * w * 4);
 	}
 	n->cost.flops += block_flops(p, tokens);
-	n->cost.host = stream_bytes(p) + n->cost.disk;
+	/* On the device, on their way to the file, and those of the block before, which may still be being written. */
+	n->cost.host = stream_bytes(p) + n->cost.disk * 3;
 }
 
 static int
@@ -49,6 +51,19 @@ expand(struct graph *g, const struct project *p)
 }
 
 static int
+keep(struct job *job, struct dev *d, const struct stats st[SITES])
+{
+	struct taken *t = mem_new(1, sizeof(*t));
+	int rc = statistics_take(t, d, st);
+
+	if (rc == 0)
+		job->kept = t;
+	else
+		free(t);
+	return rc;
+}
+
+static int
 run(struct job *job)
 {
 	const struct project *p = job->project;
@@ -66,12 +81,23 @@ run(struct job *job)
 		st[site] = stream_stats(s, &p->weights.config, site, p->wish.needs);
 	rc = stream_sweep(job, s, &pass, st, false);
 	if (rc == 0)
-		rc = statistics_write(job, s, st);
+		rc = keep(job, s->d, st);
 	if (rc < 0)
 		return rc;
 	stream_advance(s, job, "");
 	job->host->exports(job, "activations", s->digest);
 	return 0;
+}
+
+static int
+finish(struct job *job)
+{
+	struct taken *t = job->kept;
+	int rc = job->out ? statistics_write(job->out, t) : 0;
+
+	statistics_release(t);
+	free(t);
+	return rc;
 }
 
 static int
@@ -96,6 +122,7 @@ const struct stage stage_calibrate = {
 	.help = "statistics of the inputs of every linear (nodes of their own with propagate: original)",
 	.expand = expand,
 	.run = run,
+	.finish = finish,
 	.replay = replay,
 	.drop = stream_drop,
 };

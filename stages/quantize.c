@@ -90,7 +90,8 @@ predict(const struct project *p, struct node *n, const struct choice *v, size_t 
 	}
 	for (enum site s = 0; is_streamed(p) && s < SITES; s++)
 		n->cost.flops += tokens * (double)site_width(&p->weights.config, s) * (double)site_width(&p->weights.config, s);
-	n->cost.host = weights * 2;
+	/* Its codes, and those of the block before, which may still be being written. */
+	n->cost.host = weights * 2 + n->cost.disk * 2;
 	if (is_streamed(p)) {
 		n->cost.flops += block_flops(p, tokens);
 		n->cost.host += stream_bytes(p);
@@ -353,6 +354,15 @@ work_open(struct work *w, struct job *job)
 	return rc;
 }
 
+static struct qblock *
+keep(const struct qblock *b)
+{
+	struct qblock *kept = mem_new(1, sizeof(*kept));
+
+	*kept = *b;
+	return kept;
+}
+
 static int
 run(struct job *job)
 {
@@ -365,8 +375,6 @@ run(struct job *job)
 		mark = dev_mark(w.d);
 	if (rc == 0)
 		rc = !w.s ? solve_alone(&w) : w.p->wish.true_sequential ? solve_in_sequence(&w) : solve_at_once(&w);
-	if (rc == 0)
-		rc = qblock_write(&w.out, job->out, job->node->index);
 	/* The block's result decides what the stream carries on. */
 	if (rc == 0 && w.s) {
 		qblock_digest(&w.out, hex);
@@ -381,7 +389,21 @@ run(struct job *job)
 	}
 	if (w.file.view.p)
 		safetensors_close(&w.file);
-	qblock_release(&w.out);
+	if (rc == 0)
+		job->kept = keep(&w.out);
+	else
+		qblock_release(&w.out);
+	return rc;
+}
+
+static int
+finish(struct job *job)
+{
+	struct qblock *b = job->kept;
+	int rc = job->out ? qblock_write(b, job->out, job->node->index) : 0;
+
+	qblock_release(b);
+	free(b);
 	return rc;
 }
 
@@ -412,6 +434,7 @@ const struct stage stage_quantize = {
 	.help = "codes and scales of every linear, block by block",
 	.expand = expand,
 	.run = run,
+	.finish = finish,
 	.replay = replay,
 	.drop = stream_drop,
 };

@@ -35,6 +35,7 @@ struct job {
 	const char *out;             /* an empty folder, ours; its files become the node's outputs (NULL for
 	                              * a replay, and for a node with a source) */
 	void **carry;                /* the lane's state, NULL at its start; the stage allocates it */
+	void *kept;                  /* what run leaves for finish, which frees it; the stage's */
 	const struct job_host *host;
 	void *own;                   /* the engine's */
 };
@@ -45,6 +46,10 @@ struct stage {
 	const char *help;                    /* one line */
 	int (*expand)(struct graph *g, const struct project *p);     /* declares its nodes; earlier stages have */
 	int (*run)(struct job *job);         /* 0, or an error; the engine publishes only after 0 */
+	/* Optional: writes what run has left in job->kept, on another thread, while this one may run the next node already.  So
+	 * it has no carry, touches no device, and what later nodes need by digest alone has been exported by run.  Called once after
+	 * every run that returned 0; with out NULL when the node was given up: then it only frees. */
+	int (*finish)(struct job *job);
 	int (*replay)(struct job *job);      /* advances *carry past a node that is in the store; lanes only */
 	void (*drop)(void *carry);           /* frees a lane's state; lanes only */
 };

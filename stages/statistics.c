@@ -16,33 +16,57 @@ clear_upper(float *m, int64_t n)
 }
 
 static int
-add_matrix(struct safetensors_out *o, struct dev *d, const struct mat *m, bool lower)
+take_matrix(struct dev *d, const struct mat *m, float **host)
 {
-	size_t bytes = (size_t)(m->rows * m->cols) * sizeof(float);
-	float *host = mem_new(1, bytes);
-	int rc;
+	size_t bytes = (size_t)(m->rows * m->cols) * sizeof(**host);
 
-	dev_get(d, host, m);
-	if (lower)
-		clear_upper(host, m->rows);
-	rc = dev_status(d);
-	if (rc == 0)
-		rc = safetensors_add(o, host, bytes);
-	free(host);
+	if (!m->p)
+		return 0;
+	*host = malloc(bytes ? bytes : 1);
+	if (!*host)
+		return err_set(E_SYS, "no memory for %zu bytes of statistics", bytes);
+	dev_get(d, *host, m);
+	return dev_status(d);
+}
+
+int
+statistics_take(struct taken *t, struct dev *d, const struct stats st[SITES])
+{
+	int rc = 0;
+
+	*t = (struct taken){0};
+	for (enum site s = 0; s < SITES && rc == 0; s++) {
+		t->site[s] = (struct taken_site){.width = st[s].gram.rows, .tokens = st[s].tokens};
+		rc = take_matrix(d, &st[s].gram, &t->site[s].gram);
+		if (rc == 0)
+			rc = take_matrix(d, &st[s].cross, &t->site[s].cross);
+	}
+	if (rc < 0)
+		statistics_release(t);
 	return rc;
 }
 
+void
+statistics_release(struct taken *t)
+{
+	for (enum site s = 0; s < SITES; s++) {
+		free(t->site[s].gram);
+		free(t->site[s].cross);
+	}
+	*t = (struct taken){0};
+}
+
 static size_t
-describe(struct tensor *t, const struct stats st[SITES])
+describe(struct tensor *t, const struct taken *from)
 {
 	size_t n = 0;
 
 	for (enum site s = 0; s < SITES; s++) {
-		int64_t w = st[s].gram.rows;
+		int64_t w = from->site[s].width;
 
-		if (st[s].gram.p)
+		if (from->site[s].gram)
 			t[n++] = (struct tensor){.name = mem_format("%s.gram", site_name(s)), .type = F32, .rank = 2, .shape = {w, w}};
-		if (st[s].cross.p)
+		if (from->site[s].cross)
 			t[n++] = (struct tensor){.name = mem_format("%s.cross", site_name(s)), .type = F32, .rank = 2, .shape = {w, w}};
 		t[n++] = (struct tensor){.name = mem_format("%s.tokens", site_name(s)), .type = I64, .rank = 1, .shape = {1}};
 	}
@@ -50,32 +74,37 @@ describe(struct tensor *t, const struct stats st[SITES])
 }
 
 static int
-write_sites(struct safetensors_out *o, struct dev *d, const struct stats st[SITES])
+write_sites(struct safetensors_out *o, struct taken *from)
 {
 	int rc = 0;
 
 	for (enum site s = 0; s < SITES && rc == 0; s++) {
-		if (st[s].gram.p)
-			rc = add_matrix(o, d, &st[s].gram, true);
-		if (rc == 0 && st[s].cross.p)
-			rc = add_matrix(o, d, &st[s].cross, false);
+		struct taken_site *t = &from->site[s];
+		size_t bytes = (size_t)(t->width * t->width) * sizeof(float);
+
+		if (t->gram) {
+			clear_upper(t->gram, t->width);
+			rc = safetensors_add(o, t->gram, bytes);
+		}
+		if (rc == 0 && t->cross)
+			rc = safetensors_add(o, t->cross, bytes);
 		if (rc == 0)
-			rc = safetensors_add(o, &st[s].tokens, sizeof(st[s].tokens));
+			rc = safetensors_add(o, &t->tokens, sizeof(t->tokens));
 	}
 	return rc;
 }
 
 int
-statistics_write(struct job *job, struct stream *s, const struct stats st[SITES])
+statistics_write(const char *folder, struct taken *from)
 {
 	struct tensor t[3 * SITES];
-	size_t n = describe(t, st);
-	char *path = path_join(job->out, "statistics.safetensors");
+	size_t n = describe(t, from);
+	char *path = path_join(folder, "statistics.safetensors");
 	struct safetensors_out *o;
 	int rc = safetensors_begin(&o, path, t, n);
 
 	if (rc == 0) {
-		rc = write_sites(o, s->d, st);
+		rc = write_sites(o, from);
 		if (rc == 0)
 			rc = safetensors_end(o);
 		else

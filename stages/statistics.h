@@ -8,8 +8,18 @@
 
 #include "stages/stream.h"
 
-/* Writes statistics.safetensors into job->out. */
-int statistics_write(struct job *job, struct stream *s, const struct stats st[SITES]);
+/* On their way: on the host, not yet written. */
+struct taken_site {
+	float *gram, *cross;          /* [width,width]; NULL: none */
+	int64_t width, tokens;
+};
+struct taken {
+	struct taken_site site[SITES];
+};
+int statistics_take(struct taken *t, struct dev *d, const struct stats st[SITES]);
+void statistics_release(struct taken *t);
+/* Writes statistics.safetensors into the folder; what the file has zeroes for is zeroed in t. */
+int statistics_write(const char *folder, struct taken *t);
 /* Reads those of one site onto a device. */
 int statistics_read(const struct safetensors *file, struct dev *d, enum site site, const struct config *c, struct stats *st);
 

@@ -127,7 +127,8 @@ end_node(struct track *t, const struct event *e)
 {
 	if (t->running && --t->running == 0)
 		t->busy += e->seconds - t->since;
-	t->now = NULL;
+	if (t->now == e->node)
+		t->now = NULL;
 }
 
 static void
@@ -141,7 +142,10 @@ update(struct track *t, const struct event *e)
 	case NODE_CUTOFF:  end_node(t, e); t->ran++; break;
 	case NODE_FAILED:  end_node(t, e); t->failed++; break;
 	case NODE_HIT:     t->hits++; break;
-	case NODE_SKIPPED: break;
+	case NODE_SKIPPED:
+		if (t->now == e->node)    /* what it went on from failed while it ran */
+			end_node(t, e);
+		break;
 	}
 	t->finished++;
 }

@@ -68,10 +68,8 @@ run_log(struct run *run, const struct node *n, enum log_level level, const char 
 }
 
 static const char *
-give_path(struct call *c, const struct record *r, const char *what)
+give_path(struct call *c, const struct store_export *e)
 {
-	const struct store_export *e = record_find(r, what);
-
 	if (!e || !e->file)
 		return NULL;
 	c->paths = mem_grow(c->paths, c->n + 1, sizeof(*c->paths));
@@ -86,12 +84,12 @@ host_input(struct job *j, const char *node, const char *what)
 	struct call *c = j->own;
 
 	if (!c->record && strcmp(node, j->node->name) == 0)
-		return give_path(c, &c->run->records[j->node->number], what);
+		return give_path(c, record_find(&c->run->records[j->node->number], what));
 	for (size_t i = 0; i < j->node->nneeds; i++) {
 		const struct need *d = &j->node->needs[i];
 
 		if (strcmp(d->node->name, node) == 0 && strcmp(d->what, what) == 0)
-			return give_path(c, &c->run->records[d->node->number], what);
+			return give_path(c, need_find(d, c->run->records, c->run->early));
 	}
 	return NULL;
 }
@@ -107,7 +105,7 @@ host_digest(struct job *j, const char *label)
 
 		if (!d->keyed || strcmp(d->label, label) != 0)
 			continue;
-		e = record_find(&c->run->records[d->node->number], d->what);
+		e = need_find(d, c->run->records, c->run->early);
 		return e ? e->sha256 : NULL;
 	}
 	return NULL;
@@ -152,14 +150,17 @@ static const struct job_host host = {
 };
 
 static int
-call_stage(struct call *c, const struct node *n, int (*stage)(struct job *job), const char *out, void **carry)
+call_stage(struct call *c, const struct node *n, int (*stage)(struct job *job))
 {
 	void *none = NULL;
 	int rc;
 
-	c->job = (struct job){
-		.node = n, .project = c->run->p, .out = out, .carry = carry ? carry : &none, .host = &host, .own = c,
-	};
+	c->job.node = n;
+	c->job.project = c->run->p;
+	c->job.host = &host;
+	c->job.own = c;
+	if (!c->job.carry)
+		c->job.carry = &none;
 	err_set(0, "%s failed without saying why", n->name);
 	rc = stage(&c->job);
 	for (size_t i = 0; i < c->n; i++)
@@ -169,21 +170,40 @@ call_stage(struct call *c, const struct node *n, int (*stage)(struct job *job), 
 }
 
 int
-job_run(struct run *run, const struct node *n, struct record *r, const char *out, void **carry)
+job_source(struct run *run, const struct node *n, struct record *r)
 {
 	struct call c = {.run = run, .record = r};
 
-	return call_stage(&c, n, n->stage->run, out, carry);
+	return call_stage(&c, n, n->stage->run);
+}
+
+static int
+job_run(struct run *run, struct making *m, void **carry)
+{
+	struct call c = {.run = run, .record = &m->made, .job = {.out = m->dir, .carry = carry}};
+	int rc = call_stage(&c, m->node, m->node->stage->run);
+
+	m->kept = c.job.kept;
+	return rc;
+}
+
+/* out NULL: only to free. */
+static int
+job_finish(struct run *run, struct making *m, const char *out)
+{
+	struct call c = {.run = run, .record = &m->made, .job = {.out = out, .kept = m->kept}};
+
+	return m->node->stage->finish ? call_stage(&c, m->node, m->node->stage->finish) : 0;
 }
 
 static int
 job_replay(struct run *run, const struct node *n, void **carry)
 {
-	struct call c = {.run = run};
+	struct call c = {.run = run, .job = {.carry = carry}};
 
 	if (!n->stage->replay)
 		return err_set(E_USE, "the stage %s has a lane and cannot replay it", n->stage->name);
-	return call_stage(&c, n, n->stage->replay, NULL, carry);
+	return call_stage(&c, n, n->stage->replay);
 }
 
 void
@@ -213,44 +233,54 @@ lane_reach(struct run *run, struct lane *l, size_t to)
 	return 0;
 }
 
-/* Runs and commits; the exports that the stage declares go to made. */
-static int
-run_and_commit(struct run *run, const struct node *n, struct record *made, const char *dir)
-{
-	struct lane *l = run->tasks[n->number].lane;
-	int rc = l ? lane_reach(run, l, run->tasks[n->number].at) : 0;
-
-	if (rc == 0) {
-		run_state(run, n, NODE_RUNS, NULL);
-		rc = job_run(run, n, made, dir, l ? &l->carry : NULL);
-	}
-	if (rc == 0 && l)
-		l->pos++;
-	return rc < 0 ? rc : store_commit(run->o->store, made, dir);
-}
-
 int
-node_make(struct run *run, const struct node *n)
+making_run(struct run *run, struct making *m)
 {
-	struct record *known = &run->records[n->number], made = {0};
-	char *dir, *said;
-	int rc = store_begin(run->o->store, known->key, &dir);
+	const struct node *n = m->node;
+	const struct record *known = &run->records[n->number];
+	struct lane *l = run->tasks[n->number].lane;
+	int rc = store_begin(run->o->store, known->key, &m->dir);
 
 	if (rc < 0)
 		return rc;
-	memcpy(made.key, known->key, sizeof(made.key));
-	buf_add(&made.manifest, known->manifest.p, known->manifest.n);
-	rc = run_and_commit(run, n, &made, dir);
+	memcpy(m->made.key, known->key, sizeof(m->made.key));
+	buf_add(&m->made.manifest, known->manifest.p, known->manifest.n);
+	if (l)
+		rc = lane_reach(run, l, run->tasks[n->number].at);
+	if (rc == 0) {
+		run_state(run, n, NODE_RUNS, NULL);
+		rc = job_run(run, m, l ? &l->carry : NULL);
+		m->ran = rc == 0;
+	}
+	if (rc == 0 && l && ++l->pos == l->n)
+		lane_drop(l);
+	return rc < 0 ? rc : 0;
+}
+
+int
+making_end(struct run *run, struct making *m, int rc)
+{
+	struct record *known = &run->records[m->node->number];
+	char *said = rc < 0 ? mem_text(err_text()) : NULL;
+
+	if (m->ran) {
+		int code = job_finish(run, m, rc < 0 ? NULL : m->dir);
+
+		rc = rc < 0 ? rc : code;
+	}
+	if (rc >= 0)
+		rc = store_commit(run->o->store, &m->made, m->dir);
 	if (rc < 0) {
-		said = mem_text(err_text());
-		store_abandon(run->o->store, dir);
-		record_release(&made);
+		if (!said)
+			said = mem_text(err_text());
+		store_abandon(run->o->store, m->dir);
+		record_release(&m->made);
 		err_set(rc, "%s", said);
-		free(said);
 	} else {
 		record_release(known);
-		*known = made;
+		*known = m->made;
 	}
-	free(dir);
+	free(said);
+	free(m->dir);
 	return rc < 0 ? rc : 0;
 }

@@ -7,8 +7,30 @@
 #include "qjob/base/mem.h"
 #include "qjob/engine/inside.h"
 
+static int
+by_export(const void *a, const void *b)
+{
+	return strcmp(((const struct store_export *)a)->name, ((const struct store_export *)b)->name);
+}
+
+void
+exports_sort(struct record *r)
+{
+	if (r->n)
+		qsort(r->v, r->n, sizeof(*r->v), by_export);
+}
+
+const struct store_export *
+need_find(const struct need *d, const struct record *records, const struct record *early)
+{
+	const struct store_export *e = early ? record_find(&early[d->node->number], d->what) : NULL;
+
+	return e ? e : record_find(&records[d->node->number], d->what);
+}
+
 int
-node_key(const struct node *n, const struct record *records, struct buf *manifest, char key[SHA256_HEX])
+node_key(const struct node *n, const struct record *records, const struct record *early, struct buf *manifest,
+         char key[SHA256_HEX])
 {
 	struct buf facts = {0};
 	int rc = 0;
@@ -20,7 +42,7 @@ node_key(const struct node *n, const struct record *records, struct buf *manifes
 
 		if (!d->keyed)
 			continue;
-		e = record_find(&records[d->node->number], d->what);
+		e = need_find(d, records, early);
 		if (!e)
 			rc = err_set(E_DATA, "it needs %s of %s, which has none", d->what, d->node->name);
 		else

@@ -211,7 +211,7 @@ plan_node(const struct planner *pl, const struct node *n, bool resumes, struct p
 	} else if (need) {
 		plan_behind(pl, n, need, e);
 	} else {
-		rc = node_key(n, pl->records, &manifest, e->key);
+		rc = node_key(n, pl->records, NULL, &manifest, e->key);
 		if (rc == 0)
 			rc = store_get(pl->s, e->key, r);
 		e->action = rc == 1 ? PLAN_HIT : resumes ? PLAN_RESUME : PLAN_RUN;

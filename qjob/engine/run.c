@@ -6,10 +6,11 @@
 #include "qjob/base/err.h"
 #include "qjob/base/file.h"
 #include "qjob/base/mem.h"
+#include "qjob/base/pool.h"
 #include "qjob/engine/plan.h"
 #include "qjob/engine/schedule.h"
 
-enum { IO_JOBS = 4, MAX_JOBS = 64 };
+enum { MAX_JOBS = 64 };
 
 struct worker {
 	struct run *run;
@@ -40,31 +41,63 @@ end_well(struct run *run, const struct node *n, enum node_state state, bool star
 	pthread_mutex_unlock(&run->lock);
 }
 
-/* Takes the sentence of the error that happened in this thread. */
+/* What failed, or was in vain, takes with it all that stands behind it.  why: the sentence of a failure. */
 static void
-end_badly(struct run *run, const struct node *n, int rc)
+end_without(struct run *run, const struct node *n, enum node_state state, const char *why)
 {
 	struct node_outcome *o = &run->r->v[n->number];
 	struct task *t = &run->tasks[n->number];
 	size_t *skipped = mem_new(run->g->n + 1, sizeof(*skipped)), count;
 
 	pthread_mutex_lock(&run->lock);
-	o->state = NODE_FAILED;
-	o->why = mem_text(err_text());
-	t->code = rc;
+	o->state = state;
+	o->why = mem_text(why);
 	t->ended = true;
+	t->working = false;
 	run->left--;
-	run->r->failed++;
-	if (t->lane)
-		lane_drop(t->lane);
+	run->r->failed += state == NODE_FAILED;
 	count = schedule_skip(run, n, skipped);
 	for (size_t i = 0; i < count; i++)
 		run->r->v[skipped[i]].state = NODE_SKIPPED;
 	pthread_mutex_unlock(&run->lock);
-	run_state(run, n, NODE_FAILED, o->why);
+	run_state(run, n, state, why);
 	for (size_t i = 0; i < count; i++)
 		run_state(run, run->g->v[skipped[i]], NODE_SKIPPED, NULL);
 	free(skipped);
+}
+
+/* Takes the sentence of the error that happened in this thread.  beside: on a thread that may not touch what the lane carries. */
+static void
+end_badly(struct run *run, const struct node *n, int rc, bool beside)
+{
+	struct task *t = &run->tasks[n->number];
+	char *why = mem_text(err_text());
+
+	t->code = rc;
+	if (t->lane && !beside)
+		lane_drop(t->lane);
+	end_without(run, n, NODE_FAILED, why);
+	free(why);
+}
+
+static void
+end_vainly(struct run *run, const struct node *n)
+{
+	if (run->tasks[n->number].lane)
+		lane_drop(run->tasks[n->number].lane);
+	run_log(run, n, LOG_WARN, "is dropped: what it went on from could not be kept");
+	end_without(run, n, NODE_SKIPPED, NULL);
+}
+
+bool
+node_is_vain(struct run *run, const struct node *n)
+{
+	bool is;
+
+	pthread_mutex_lock(&run->lock);
+	is = run->tasks[n->number].vain;
+	pthread_mutex_unlock(&run->lock);
+	return is;
 }
 
 /* 1: the store has it, and the record is ours; 0: it must run. */
@@ -77,7 +110,7 @@ look(struct run *run, const struct node *n)
 	run->tasks[n->number].looked = true;
 	if (n->source)
 		return source_get(run->o->store, n, mine);
-	rc = node_key(n, run->records, &mine->manifest, mine->key);
+	rc = node_key(n, run->records, run->early, &mine->manifest, mine->key);
 	if (rc == 0)
 		rc = store_get(run->o->store, mine->key, &found);
 	if (rc == 1) {
@@ -100,12 +133,6 @@ look_again(struct run *run, const struct node *n)
 	return rc;
 }
 
-static int
-by_export(const void *a, const void *b)
-{
-	return strcmp(((const struct store_export *)a)->name, ((const struct store_export *)b)->name);
-}
-
 /* A node that only digests a local file, which must hold still meanwhile. */
 static int
 run_source(struct run *run, const struct node *n)
@@ -118,15 +145,15 @@ run_source(struct run *run, const struct node *n)
 	run_state(run, n, NODE_RUNS, NULL);
 	rc = file_id(&before, n->source);
 	if (rc == 0)
-		rc = job_run(run, n, r, NULL, NULL);
+		rc = job_source(run, n, r);
 	if (rc >= 0)
 		rc = file_id(&after, n->source);
 	if (rc == 0 && memcmp(&before, &after, sizeof(after)) != 0)
 		rc = err_set(E_DATA, "%s: changed while it was read; run again", n->source);
-	if (rc == 0 && r->n)
-		qsort(r->v, r->n, sizeof(*r->v), by_export);
-	if (rc == 0)
+	if (rc == 0) {
+		exports_sort(r);
 		source_put(run->o->store, n, r);
+	}
 	return rc;
 }
 
@@ -149,7 +176,7 @@ is_cutoff(struct run *run, const struct node *n)
 }
 
 static void
-end_run(struct run *run, const struct node *n, int rc)
+end_run(struct run *run, const struct node *n, int rc, bool beside)
 {
 	if (rc >= 0) {
 		end_well(run, n, !n->source && is_cutoff(run, n) ? NODE_CUTOFF : NODE_DONE, true);
@@ -159,47 +186,75 @@ end_run(struct run *run, const struct node *n, int rc)
 		pthread_cond_broadcast(&run->changed);
 		pthread_mutex_unlock(&run->lock);
 	} else {
-		end_badly(run, n, rc);
+		end_badly(run, n, rc, beside);
 	}
+}
+
+void
+node_end(struct run *run, struct making *m, int rc)
+{
+	const struct node *n = m->node;
+	double began = run_seconds(run);
+	bool vain = rc == 0 && node_is_vain(run, n);
+	char key[SHA256_HEX];
+
+	memcpy(key, run->records[n->number].key, sizeof(key));
+	rc = making_end(run, m, vain ? err_set(E_SYS, "in vain") : rc);
+	store_unlock(run->o->store, key, m->lock);
+	run->r->v[n->number].seconds += run_seconds(run) - began;
+	if (vain)
+		end_vainly(run, n);
+	else
+		end_run(run, n, rc, m->beside);
 }
 
 static void
 park(struct run *run, const struct node *n, long owner)
 {
 	struct task *t = &run->tasks[n->number];
+	bool vain;
 
 	if (!t->told)
 		run_log(run, n, LOG_INFO, "waits for process %ld, which is making it", owner);
 	t->told = true;
 	pthread_mutex_lock(&run->lock);
-	schedule_park(run, n);
+	vain = t->vain;
+	if (!vain)
+		schedule_park(run, n);
 	pthread_mutex_unlock(&run->lock);
+	if (vain)
+		end_vainly(run, n);
 }
 
 /* Makes it, unless another process does. */
 static void
-make(struct run *run, const struct node *n)
+make(struct run *run, const struct node *n, double began)
 {
+	struct making m = {.node = n};
+	struct node_outcome *o = &run->r->v[n->number];
 	char key[SHA256_HEX];
 	long owner;
-	int fd, rc;
+	int rc;
 
 	memcpy(key, run->records[n->number].key, sizeof(key));
-	if (!store_lock(run->o->store, key, &fd, &owner)) {
+	if (!store_lock(run->o->store, key, &m.lock, &owner)) {
 		park(run, n, owner);
 		return;
 	}
 	/* Whoever held the lock before may have made it. */
 	rc = look_again(run, n);
-	if (rc == 0) {
-		run->r->v[n->number].reason = plan_reason(run->g, run->o->store, n, key, &run->records[n->number].manifest);
-		rc = node_make(run, n);
-	}
-	store_unlock(run->o->store, key, fd);
-	if (rc == 1)
+	if (rc == 1) {
+		store_unlock(run->o->store, key, m.lock);
 		end_well(run, n, NODE_HIT, true);
-	else
-		end_run(run, n, rc);
+		return;
+	}
+	if (rc == 0) {
+		o->reason = plan_reason(run->g, run->o->store, n, key, &run->records[n->number].manifest);
+		rc = making_run(run, &m);
+	}
+	o->seconds += run_seconds(run) - began;
+	if (rc < 0 || !finish_later(run, &m))
+		node_end(run, &m, rc);
 }
 
 /* Everything that has to happen for a node whose needs have ended well. */
@@ -209,15 +264,17 @@ step(struct run *run, const struct node *n)
 	double began = run_seconds(run);
 	int rc = run->tasks[n->number].looked ? 0 : look(run, n);
 
-	if (rc == 1)
+	if (rc == 1) {
 		end_well(run, n, NODE_HIT, true);
-	else if (rc < 0)
-		end_badly(run, n, rc);
-	else if (n->source)
-		end_run(run, n, run_source(run, n));
-	else
-		make(run, n);
-	run->r->v[n->number].seconds += run_seconds(run) - began;
+	} else if (rc < 0) {
+		end_badly(run, n, rc, false);
+	} else if (n->source) {
+		rc = run_source(run, n);
+		run->r->v[n->number].seconds += run_seconds(run) - began;
+		end_run(run, n, rc, false);
+	} else {
+		make(run, n, began);
+	}
 }
 
 static void *
@@ -250,7 +307,7 @@ take_hits(struct run *run)
 		if (rc == 1)
 			end_well(run, n, NODE_HIT, false);
 		else if (rc < 0)
-			end_badly(run, n, rc);
+			end_badly(run, n, rc, false);
 	}
 }
 
@@ -259,7 +316,8 @@ static void
 run_rest(struct run *run)
 {
 	struct worker w[MAX_JOBS + 1];
-	size_t io = 0, wanted = run->o->io_jobs > 0 ? (size_t)run->o->io_jobs : IO_JOBS, n = 0;
+	size_t io = 0, wanted = (size_t)(run->o->io_jobs > 0 ? run->o->io_jobs : pool_threads_beside()), n = 0;
+	pthread_t finisher;
 
 	for (size_t i = 0; i < run->g->n; i++)
 		io += !run->tasks[i].ended && run->g->v[i]->resource == RES_IO;
@@ -268,6 +326,7 @@ run_rest(struct run *run)
 	if (wanted > io)
 		wanted = io;
 	schedule_start(run);
+	finish_start(run, &finisher);
 	for (; n < wanted; n++) {
 		w[n] = (struct worker){.run = run, .resources = 1u << RES_IO};
 		if (pthread_create(&w[n].thread, NULL, work, &w[n]) != 0)
@@ -277,6 +336,8 @@ run_rest(struct run *run)
 	work(&w[n]);
 	while (n)
 		pthread_join(w[--n].thread, NULL);
+	if (run->finishes)
+		finish_stop(run, finisher);
 }
 
 /* How the nodes went, as the run's code and sentence. */
@@ -338,6 +399,7 @@ engine_run(const struct graph *g, const struct project *p, const struct run_opti
 	*r = (struct run_result){.v = mem_new(g->n + 1, sizeof(*r->v)), .n = g->n};
 	run.began = run_seconds(&run);
 	run.records = mem_new(g->n + 1, sizeof(*run.records));
+	run.early = mem_new(g->n + 1, sizeof(*run.early));
 	schedule_open(&run);
 	store_listen(o->store, hear, &run);
 	run_tell(&run, (struct event){.kind = EV_START});
@@ -348,8 +410,11 @@ engine_run(const struct graph *g, const struct project *p, const struct run_opti
 	run_tell(&run, (struct event){.kind = EV_END, .text = said});
 	store_listen(o->store, NULL, NULL);
 	schedule_close(&run);
-	for (size_t i = 0; i < g->n; i++)
+	for (size_t i = 0; i < g->n; i++) {
 		record_release(&run.records[i]);
+		record_release(&run.early[i]);
+	}
+	free(run.early);
 	free(run.records);
 	if (said)
 		err_set(rc, "%s", said);

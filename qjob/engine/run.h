@@ -37,7 +37,7 @@ struct run_options {
 	struct store *store;
 	const char *output;              /* folder to publish to; NULL: none */
 	const char *identity;            /* text for qjob.json: the resolved recipe, portable */
-	int io_jobs;                     /* concurrent RES_IO nodes; 0: 4 */
+	int io_jobs;                     /* concurrent RES_IO nodes; 0: one a processor but one, at most 8 */
 	void (*on_event)(void *own, const struct event *e);
 	void *own;
 	volatile const int *stop;        /* becomes nonzero on a signal */

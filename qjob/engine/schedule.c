@@ -36,13 +36,13 @@ heap_take(struct heap *h)
 }
 
 static void
-add_edge(struct run *run, size_t from, size_t to)
+add_edge(struct run *run, size_t from, size_t to, const char *what)
 {
 	struct task *t = &run->tasks[from];
 
 	if ((t->nnext & (t->nnext - 1)) == 0)
 		t->next = mem_grow(t->next, t->nnext ? 2 * t->nnext : 1, sizeof(*t->next));
-	t->next[t->nnext++] = to;
+	t->next[t->nnext++] = (struct edge){.to = to, .what = what};
 	run->tasks[to].waits++;
 }
 
@@ -70,7 +70,7 @@ join_lane(struct run *run, const struct node *n)
 	run->tasks[n->number].lane = l;
 	run->tasks[n->number].at = l->n;
 	if (l->n)
-		add_edge(run, l->v[l->n - 1], n->number);
+		add_edge(run, l->v[l->n - 1], n->number, NULL);
 	l->v[l->n++] = n->number;
 }
 
@@ -88,7 +88,7 @@ schedule_open(struct run *run)
 	run->left = g->n;
 	for (size_t i = 0; i < g->n; i++) {
 		for (size_t k = 0; k < g->v[i]->nneeds; k++)
-			add_edge(run, g->v[i]->needs[k].node->number, i);
+			add_edge(run, g->v[i]->needs[k].node->number, i, g->v[i]->needs[k].what);
 		if (g->v[i]->lane)
 			join_lane(run, g->v[i]);
 	}
@@ -127,19 +127,39 @@ schedule_start(struct run *run)
 			heap_put(&run->ready[run->g->v[i]->resource], i);
 }
 
+static void
+take_edge(struct run *run, struct edge *e, bool start)
+{
+	struct task *next = &run->tasks[e->to];
+
+	if (e->done)
+		return;
+	e->done = true;
+	if (--next->waits == 0 && start && !next->ended)
+		heap_put(&run->ready[run->g->v[e->to]->resource], e->to);
+}
+
+void
+schedule_early(struct run *run, const struct node *n)
+{
+	struct task *t = &run->tasks[n->number];
+
+	for (size_t i = 0; i < t->nnext; i++)
+		if (!t->next[i].what || record_find(&run->early[n->number], t->next[i].what))
+			take_edge(run, &t->next[i], true);
+	pthread_cond_broadcast(&run->changed);
+}
+
 void
 schedule_end(struct run *run, const struct node *n, bool start)
 {
 	struct task *t = &run->tasks[n->number];
 
 	t->ended = true;
+	t->working = false;
 	run->left--;
-	for (size_t i = 0; i < t->nnext; i++) {
-		struct task *next = &run->tasks[t->next[i]];
-
-		if (--next->waits == 0 && start && !next->ended)
-			heap_put(&run->ready[run->g->v[t->next[i]]->resource], t->next[i]);
-	}
+	for (size_t i = 0; i < t->nnext; i++)
+		take_edge(run, &t->next[i], start);
 	if (t->lane && t->at + 1 == t->lane->n)
 		lane_drop(t->lane);
 	pthread_cond_broadcast(&run->changed);
@@ -156,14 +176,18 @@ schedule_skip(struct run *run, const struct node *n, size_t *skipped)
 		const struct task *t = &run->tasks[heap_take(&todo)];
 
 		for (size_t i = 0; i < t->nnext; i++) {
-			struct task *next = &run->tasks[t->next[i]];
+			struct task *next = &run->tasks[t->next[i].to];
 
 			if (next->ended)
 				continue;
+			if (next->working) {
+				next->vain = true;
+				continue;
+			}
 			next->ended = true;
 			run->left--;
-			skipped[count++] = t->next[i];
-			heap_put(&todo, t->next[i]);
+			skipped[count++] = t->next[i].to;
+			heap_put(&todo, t->next[i].to);
 		}
 	}
 	free(todo.v);
@@ -174,6 +198,7 @@ schedule_skip(struct run *run, const struct node *n, size_t *skipped)
 void
 schedule_park(struct run *run, const struct node *n)
 {
+	run->tasks[n->number].working = false;
 	run->tasks[n->number].retry = run_seconds(run) + RETRY;
 	run->parked[run->nparked++] = n->number;
 }
@@ -216,9 +241,27 @@ wait_change(struct run *run, double seconds)
 	pthread_cond_timedwait(&run->changed, &run->lock, &t);
 }
 
+/* Nodes that were skipped after they became ready are left behind. */
+static const struct node *
+take_ready(struct run *run, unsigned resources)
+{
+	for (int i = RESOURCES - 1; i >= 0; i--)
+		while ((resources >> i & 1) && run->ready[i].n) {
+			size_t number = heap_take(&run->ready[i]);
+
+			if (run->tasks[number].ended)
+				continue;
+			run->tasks[number].working = true;
+			return run->g->v[number];
+		}
+	return NULL;
+}
+
 const struct node *
 schedule_take(struct run *run, unsigned resources)
 {
+	const struct node *n;
+
 	while (run->left && !run->stopped) {
 		double wait = unpark(run);
 
@@ -226,9 +269,9 @@ schedule_take(struct run *run, unsigned resources)
 			run->stopped = true;
 			break;
 		}
-		for (int i = RESOURCES - 1; i >= 0; i--)
-			if ((resources >> i & 1) && run->ready[i].n)
-				return run->g->v[heap_take(&run->ready[i])];
+		n = take_ready(run, resources);
+		if (n)
+			return n;
 		wait_change(run, wait);
 	}
 	pthread_cond_broadcast(&run->changed);

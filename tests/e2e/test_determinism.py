@@ -162,7 +162,7 @@ def kills():
             again += len({n for n in cut if "runs" in states.get(n, [])})
             finished |= {n for n, s in states.items() if {"done", "same", "hit"} & set(s) and not n.startswith("fetch/")}
             cut = {n for n, s in states.items() if s[-1] in ("runs", "replays") and n.startswith("quantize/")}
-            check(len(cut) <= 1, "more than one block under way:", cut)
+            check(len(cut) <= 2, "more blocks under way than one that runs and one that is being written:", cut)
             if run.returncode == 0:
                 compare(want, digests(p.dir / "out"), f"after {killed} kills")
                 rounds += 1
@@ -172,7 +172,7 @@ def kills():
             else:
                 equal(run.returncode, -signal.SIGKILL, err if run.returncode > 0 else "")
                 check_half_made(p, want, "after a kill:")
-        check(again <= killed, again, "blocks done again after", killed, "kills")
+        check(again <= 2 * killed, again, "blocks done again after", killed, "kills")
         print(f"         {killed} kills in {rounds} runs of {seconds:.2f} s: {again} blocks done again")
 
 

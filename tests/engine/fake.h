@@ -1,7 +1,7 @@
 /* A small world for the engine's tests: a model of text files, and stages that make text out of text.
  *
  *     fetch/<i>      digests <model>/<i>.txt (a source)
- *     block/<i>      a lane: what it gives depends on all blocks before it, through the state it carries
+ *     block/<i>      a lane: what it gives depends on all blocks before it, through the state it carries; `late`: written by finish
  *     half/<i>       no lane; gives the block's text with every digit of `v` halved: equal for v 2 and 3
  *     pack/<i>       publishes out-<i>.txt, made of two blocks
  *     config         publishes config.json
@@ -30,6 +30,12 @@ struct project {
 	const char *asks;          /* the node that asks for what it has no right to */
 	int *stop;
 	atomic_int now[RESOURCES], most[RESOURCES];    /* jobs at once */
+	bool late;                 /* blocks are written beside the run of the next one */
+	const char *waits;         /* the late block that is written only once the next one runs */
+	const char *fails_finish;  /* and fails then, or NULL */
+	const char *stops_finish;  /* and sets *stop, or NULL */
+	atomic_int running;        /* blocks whose run has begun, the last one's number and 1 */
+	atomic_int finishing, dropped;
 };
 
 struct carry {
@@ -127,13 +133,16 @@ carry_step(struct carry *c, const struct project *p, int block)
 	free(name);
 }
 
+/* What a block gives, as text that the caller frees. */
 static inline int
-block_run(struct job *j)
+block_make(struct job *j, char **made)
 {
+	struct project *p = (struct project *)(uintptr_t)j->project;
 	struct carry *c;
-	char text[200];
-	int rc = fake_enter(j, "run");
+	int rc;
 
+	atomic_store(&p->running, j->node->index + 1);
+	rc = fake_enter(j, "run");
 	if (rc < 0)
 		return rc;
 	if (!*j->carry)
@@ -147,12 +156,70 @@ block_run(struct job *j)
 		assert_non_null(j->host->digest(j, "activations"));
 	}
 	carry_step(c, j->project, j->node->index);
-	snprintf(text, sizeof(text), "block %d v=%d %s\n", j->node->index, j->project->v, c->state);
-	fake_write(j->out, "out", text);
+	*made = mem_format("block %d v=%d %s\n", j->node->index, j->project->v, c->state);
 	j->host->exports(j, "activations", c->state);
 	j->host->progress(j, 1, 1, "loss 0.5");
 	j->host->log(j, LOG_WARN, "odd");
 	return 0;
+}
+
+static inline int
+block_run(struct job *j)
+{
+	char *text;
+	int rc = block_make(j, &text);
+
+	if (rc < 0)
+		return rc;
+	fake_write(j->out, "out", text);
+	free(text);
+	return 0;
+}
+
+static inline int
+late_run(struct job *j)
+{
+	char *text;
+	int rc = block_make(j, &text);
+
+	if (rc == 0)
+		j->kept = text;
+	return rc;
+}
+
+static inline bool
+is_named(const char *name, const struct node *n)
+{
+	return name && strcmp(name, n->name) == 0;
+}
+
+static inline int
+late_finish(struct job *j)
+{
+	struct project *p = (struct project *)(uintptr_t)j->project;
+	int rc = 0;
+
+	assert_null(*j->carry);
+	assert_non_null(j->kept);
+	if (j->out) {
+		assert_int_equal(atomic_fetch_add(&p->finishing, 1), 0);
+		if (p->delay_us)
+			usleep((useconds_t)p->delay_us);
+		for (int i = 0; is_named(p->waits, j->node) && atomic_load(&p->running) < j->node->index + 2; i++) {
+			assert_true(i < 10000);    /* the next one does not come */
+			usleep(1000);
+		}
+		if (is_named(p->stops_finish, j->node))
+			__atomic_store_n(p->stop, 1, __ATOMIC_RELAXED);
+		fake_write(j->out, "out", j->kept);
+		if (is_named(p->fails_finish, j->node))
+			rc = err_set(E_SYS, "the disk is full");
+		atomic_fetch_sub(&p->finishing, 1);
+	} else {
+		atomic_fetch_add(&p->dropped, 1);
+	}
+	free(j->kept);
+	return rc;
 }
 
 /* Must come to the state that the run left, and may read what the run made. */
@@ -226,6 +293,9 @@ config_run(struct job *j)
 
 static const struct stage fake_fetch = {.name = "fetch", .version = 1, .run = fetch_run};
 static const struct stage fake_block = {.name = "block", .version = 1, .run = block_run, .replay = block_replay, .drop = free};
+static const struct stage fake_late = {
+	.name = "block", .version = 1, .run = late_run, .finish = late_finish, .replay = block_replay, .drop = free,
+};
 static const struct stage fake_half = {.name = "half", .version = 1, .run = half_run};
 static const struct stage fake_pack = {.name = "pack", .version = 1, .run = pack_run};
 static const struct stage fake_config = {.name = "config", .version = 1, .run = config_run};
@@ -242,7 +312,7 @@ add_fetch(struct graph *g, const struct project *p, int i)
 static inline struct node *
 add_block(struct graph *g, const struct project *p, int i)
 {
-	struct node *n = graph_add(g, &fake_block, i, "block/%d", i);
+	struct node *n = graph_add(g, p->late ? &fake_late : &fake_block, i, "block/%d", i);
 	char name[32];
 
 	n->lane = "blocks";

@@ -41,14 +41,14 @@ count(const char *text, const char *word)
 }
 
 static void
-survives_random_kills(void **state)
+survive_kills(bool late)
 {
 	char *did, *is, *want;
 	unsigned random = 12345;
 	int kills = 0, status;
 
-	(void)state;
 	world_open(&w, BLOCKS);
+	w.p.late = late;
 	w.p.delay_us = 1000;
 	while (kills < KILLS) {
 		pid_t pid = fork();
@@ -68,7 +68,8 @@ survives_random_kills(void **state)
 	assert_ok(run());
 	did = world_did(&w);
 	print_message("%d kills, %d blocks run for %d\n", kills, count(did, "run block/"), BLOCKS);
-	assert_in_range(count(did, "run block/"), BLOCKS, BLOCKS + kills);
+	/* The block that ran, and with late ones the one that was being written beside it. */
+	assert_in_range(count(did, "run block/"), BLOCKS, BLOCKS + (late ? 2 : 1) * kills);
 	is = world_output(&w);
 	assert_ok(dir_remove(w.store));
 	assert_ok(dir_remove(w.output));
@@ -78,6 +79,62 @@ survives_random_kills(void **state)
 	free(want);
 	free(is);
 	free(did);
+	world_close(&w);
+}
+
+static void
+survives_random_kills(void **state)
+{
+	(void)state;
+	survive_kills(false);
+}
+
+static void
+survives_random_kills_while_writing(void **state)
+{
+	(void)state;
+	survive_kills(true);
+}
+
+/* A child is killed at every fault point of a run of two blocks, which are written beside one another's runs. */
+static void
+survives_kill_at_every_point_of_a_run(void **state)
+{
+	char *want;
+	int n = 0, status;
+
+	(void)state;
+	world_open(&w, 2);
+	w.p.v = 3;
+	w.p.late = true;
+	assert_ok(run());
+	want = world_output(&w);
+	for (bool killed = true; killed; n++) {
+		char arm[16], *is;
+		pid_t pid;
+
+		assert_ok(dir_remove(w.output));
+		assert_ok(dir_remove(w.store));
+		snprintf(arm, sizeof(arm), "%d!", n);
+		pid = fork();
+		if (pid == 0) {
+			setenv("QJOB_FAULT", arm, 1);
+			execl(self, self, "late", w.root, (char *)NULL);
+			_exit(127);
+		}
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		killed = WIFSIGNALED(status);
+		if (killed)
+			assert_ok(run());
+		else
+			assert_int_equal(status, 0);
+		is = world_output(&w);
+		assert_string_equal(is, want);
+		free(is);
+	}
+	print_message("%d kills\n", n - 1);
+	assert_in_range(n, 60, 1000);
+	free(want);
 	world_close(&w);
 }
 
@@ -137,13 +194,16 @@ main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(survives_random_kills),
+		cmocka_unit_test(survives_random_kills_while_writing),
+		cmocka_unit_test(survives_kill_at_every_point_of_a_run),
 		cmocka_unit_test(survives_kill_at_every_point_of_publication),
 	};
 
 	self = path_real("/proc/self/exe");
-	if (argc == 3 && strcmp(argv[1], "run") == 0) {
+	if (argc == 3) {
 		world_at(argv[2], 2);
 		w.p.v = 3;
+		w.p.late = strcmp(argv[1], "late") == 0;
 		return run() != 0;
 	}
 	in_memory();

@@ -27,6 +27,15 @@ set_up(void **state)
 	return 0;
 }
 
+/* The same world, whose blocks are written beside the run of the next one. */
+static int
+set_up_late(void **state)
+{
+	set_up(state);
+	w.p.late = true;
+	return 0;
+}
+
 static int
 tear_down(void **state)
 {
@@ -413,16 +422,129 @@ tells_what_happens(void **state)
 	buf_release(&seen.text);
 }
 
+/* ---- writing beside the next run ---- */
+
+static void
+writes_beside_the_next_run(void **state)
+{
+	(void)state;
+	w.p.waits = "block/2";
+	run_well(0, 16);
+	assert_did(&w, BLOCKS ", run config, " FETCHES ", run pack/0, run pack/1, run pack/2");
+	assert_int_equal(atomic_load(&w.p.dropped), 0);
+	assert_as_fresh();
+}
+
+/* The next one runs already when the disk is full: it ends, and is dropped. */
+static void
+a_failing_finish_fails_the_node(void **state)
+{
+	static const enum node_state want[] = {
+		NODE_DONE, NODE_DONE, NODE_FAILED, NODE_SKIPPED, NODE_SKIPPED, NODE_SKIPPED,    /* blocks */
+		NODE_DONE, NODE_SKIPPED, NODE_SKIPPED, NODE_DONE,
+	};
+	struct run_result r;
+	char **names, *work = path_join(w.store, "work");
+	size_t n;
+
+	(void)state;
+	w.p.waits = w.p.fails_finish = "block/2";
+	assert_int_equal(world_run(&w, (struct run_options){.output = w.output}, &r), E_SYS);
+	assert_string_equal(err_text(), "block/2: the disk is full");
+	assert_int_equal(r.failed, 1);
+	for (size_t i = 0; i < sizeof(want) / sizeof(want[0]); i++)
+		assert_int_equal(r.v[6 + i].state, want[i]);
+	run_result_release(&r);
+	assert_int_equal(atomic_load(&w.p.dropped), 1);
+	assert_ok(dir_names(&names, &n, work));
+	assert_int_equal(n, 0);
+	dir_names_free(names, n);
+	free(work);
+	assert_did(&w, "run block/0, run block/1, run block/2, run block/3, run config, " FETCHES ", run pack/0");
+	w.p.waits = w.p.fails_finish = NULL;
+	run_well(10, 6);
+	assert_as_fresh();
+}
+
+static void
+both_may_fail(void **state)
+{
+	struct run_result r;
+
+	(void)state;
+	w.p.waits = w.p.fails_finish = "block/2";
+	w.p.fails = "block/3";
+	assert_int_equal(world_run(&w, (struct run_options){.output = w.output}, &r), E_SYS);
+	assert_string_equal(err_text(), "block/2: the disk is full (and 1 more failed)");
+	assert_int_equal(r.v[6 + 3].state, NODE_FAILED);
+	assert_int_equal(r.v[6 + 4].state, NODE_SKIPPED);
+	run_result_release(&r);
+	w.p.waits = w.p.fails_finish = w.p.fails = NULL;
+	free(world_did(&w));
+	run_well(10, 6);
+	assert_as_fresh();
+}
+
+/* What has run is kept: only what runs at that moment is lost. */
+static void
+a_stop_lets_the_finish_end(void **state)
+{
+	struct run_result r;
+	char *did;
+	int stop = 0;
+
+	(void)state;
+	w.p.stop = &stop;
+	w.p.waits = w.p.stops_finish = "block/2";
+	assert_int_equal(world_run(&w, (struct run_options){.output = w.output, .stop = &stop}, &r), E_SYS);
+	assert_string_equal(err_text(), "interrupted");
+	assert_int_equal(r.v[6 + 2].state, NODE_DONE);
+	assert_int_equal(r.v[6 + 3].state, NODE_DONE);    /* its run, which asks nobody, came to its end */
+	assert_int_equal(r.v[6 + 4].state, NODE_WAITS);
+	assert_int_equal(r.failed, 0);
+	run_result_release(&r);
+	free(world_did(&w));
+	stop = 0;
+	w.p.waits = w.p.stops_finish = NULL;
+	assert_ok(world_run(&w, (struct run_options){.stop = &stop, .output = w.output}, &r));
+	run_result_release(&r);
+	did = world_did(&w);
+	assert_non_null(strstr(did, "replay block/3, run block/4, run block/5"));
+	free(did);
+	assert_as_fresh();
+}
+
+static void
+tells_what_happens_late(void **state)
+{
+	struct seen seen = {0};
+	struct run_result r;
+
+	(void)state;
+	w.p.blocks = 2;
+	w.p.waits = "block/0";
+	assert_ok(world_run(&w, (struct run_options){.on_event = see, .own = &seen, .io_jobs = 1}, &r));
+	run_result_release(&r);
+	assert_int_equal(seen.count[EV_END], 1);
+	assert_non_null(strstr(seen.blocks.p, "block/0 runs\nblock/0 1 of 1 loss 0.5\nblock/0 says odd\nblock/1 runs\n"));
+	assert_true(strstr(seen.blocks.p, "block/0 done\n") > strstr(seen.blocks.p, "block/1 runs\n"));
+	assert_true(strstr(seen.blocks.p, "block/1 done\n") > strstr(seen.blocks.p, "block/0 done\n"));
+	buf_release(&seen.blocks);
+	buf_release(&seen.text);
+}
+
 /* ---- many at once ---- */
 
 static void
 keeps_to_its_lanes_and_threads(void **state)
 {
 	struct run_result r;
+	bool late = w.p.late;
 
 	(void)state;
 	world_close(&w);
 	world_open(&w, 60);
+	w.p.late = late;
 	w.p.delay_us = 300;
 	assert_ok(world_run(&w, (struct run_options){.io_jobs = 8, .output = w.output}, &r));
 	assert_int_equal(r.ran, 60 + 60 + 30 + 1);
@@ -545,6 +667,25 @@ main(void)
 		T(many_processes_do_each_node_once),
 		T(many_processes_are_right_without_locks),
 		T(nothing_changed_costs_next_to_nothing),
+#define L(name) cmocka_unit_test_setup_teardown(name, set_up_late, tear_down)
+		L(runs_once_then_hits),
+		L(a_changed_tensor_replays_to_its_block),
+		L(replays_between_holes),
+		L(a_failure_spares_what_does_not_need_it),
+		L(lists_every_failure),
+		L(a_failing_replay_fails_the_node),
+		L(stops_cleanly_and_goes_on),
+		L(a_job_sees_only_what_it_needs),
+		L(bad_blobs_are_made_again),
+		L(writes_beside_the_next_run),
+		L(a_failing_finish_fails_the_node),
+		L(both_may_fail),
+		L(a_stop_lets_the_finish_end),
+		L(tells_what_happens_late),
+		L(keeps_to_its_lanes_and_threads),
+		L(many_processes_do_each_node_once),
+		L(many_processes_are_right_without_locks),
+#undef L
 #undef T
 	};
 
