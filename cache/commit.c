@@ -10,6 +10,7 @@
 #include "qjob/base/err.h"
 #include "qjob/base/fault.h"
 #include "qjob/base/mem.h"
+#include "qjob/base/pool.h"
 
 /* What it opens is synced by `sync`; the folder of a rename is as much a part of it as the file. */
 static int
@@ -69,48 +70,100 @@ store_place(struct store *s, const char *from, const char *to)
 	return rc;
 }
 
+/* The files of a folder while they are digested, each for identity and for the quick check: both walk the whole of it, and
+ * what the larger files take decides how long a commit lasts. */
+struct files {
+	struct store_export *e;        /* of the record */
+	struct file_view *view;
+	size_t n;
+};
+
+static const uint64_t SMALL = 1 << 20;     /* bytes in all for which threads are not worth starting */
+
 static int
-digest(struct store_export *e, const char *path)
+map_plain(struct file_view *v, const char *dir, const char *name)
 {
-	struct file_view v;
+	char *path = path_join(dir, name);
 	struct stat st;
 	int rc;
 
 	if (lstat(path, &st) != 0)
-		return store_refused("read", path);
-	if (!S_ISREG(st.st_mode))
-		return err_set(E_DATA, "the output %s is not a plain file", e->name);
-	rc = file_map(&v, path);
-	if (rc < 0)
-		return rc;
-	e->file = true;
-	e->size = v.n;
-	sha256_of(v.p, v.n, e->sha256);
-	xxh3_of(v.p, v.n, e->xxh3);
-	file_unmap(&v);
+		rc = store_refused("read", path);
+	else if (!S_ISREG(st.st_mode))
+		rc = err_set(E_DATA, "the output %s is not a plain file", name);
+	else
+		rc = file_map(v, path);
+	free(path);
+	return rc;
+}
+
+static int
+digest(void *own, size_t i)
+{
+	const struct files *f = own;
+	const struct file_view *v = &f->view[i % f->n];
+
+	if (i < f->n)
+		sha256_of(v->p, v->n, f->e[i].sha256);
+	else
+		xxh3_of(v->p, v->n, f->e[i - f->n].xxh3);
 	return 0;
+}
+
+static int
+digest_all(struct files *f, const char *dir)
+{
+	uint64_t bytes = 0;
+	int rc = 0;
+
+	for (size_t i = 0; i < f->n && rc == 0; i++) {
+		rc = map_plain(&f->view[i], dir, f->e[i].name);
+		f->e[i].file = true;
+		f->e[i].size = f->view[i].n;
+		bytes += f->view[i].n;
+	}
+	if (rc == 0)
+		rc = pool_run(2 * f->n, bytes > SMALL ? pool_threads() : 1, digest, f);
+	for (size_t i = 0; i < f->n; i++)
+		file_unmap(&f->view[i]);
+	return rc;
 }
 
 /* A blob that is there already is replaced by its equal, which also mends one that the disk has spoilt. */
 static int
-commit_file(struct store *s, struct record *r, const char *dir, const char *name)
+place_file(struct store *s, const struct store_export *e, const char *dir)
 {
-	char *from = path_join(dir, name), *to = NULL;
-	struct store_export *e;
+	char *from = path_join(dir, e->name), *to = store_blob(s, e->sha256);
 	int rc;
 
-	record_add(r, name, "");
-	e = &r->v[r->n - 1];
-	rc = digest(e, from);
-	if (rc == 0) {
-		to = store_blob(s, e->sha256);
-		chmod(from, 0444);
-		rc = store_place(s, from, to);
-	}
+	chmod(from, 0444);
+	rc = store_place(s, from, to);
 	if (rc == 0)
 		stat_own(s, to, "xxh3", e->xxh3);
 	free(to);
 	free(from);
+	return rc;
+}
+
+static int
+commit_files(struct store *s, struct record *r, const char *dir)
+{
+	struct files f = {0};
+	size_t before = r->n;
+	char **names;
+	int rc = dir_names(&names, &f.n, dir);
+
+	if (rc < 0)
+		return rc;
+	for (size_t i = 0; i < f.n; i++)
+		record_add(r, names[i], "");
+	dir_names_free(names, f.n);
+	f.e = r->v + before;
+	f.view = mem_new(f.n + 1, sizeof(*f.view));
+	rc = digest_all(&f, dir);
+	for (size_t i = 0; i < f.n && rc == 0; i++)
+		rc = place_file(s, &f.e[i], dir);
+	free(f.view);
 	return rc;
 }
 
@@ -157,17 +210,12 @@ commit_record(struct store *s, struct record *r, const char *dir)
 int
 store_commit(struct store *s, struct record *r, const char *dir)
 {
-	char **names;
-	size_t n;
-	int rc = dir_names(&names, &n, dir);
+	int rc = commit_files(s, r, dir);
 
-	for (size_t i = 0; rc == 0 && i < n; i++)
-		rc = commit_file(s, r, dir, names[i]);
 	/* The folder is empty now, so the record is written in it: a crash leaves no litter elsewhere. */
 	if (rc == 0)
 		rc = commit_record(s, r, dir);
 	if (rc == 0)
 		rmdir(dir);
-	dir_names_free(names, n);
 	return rc;
 }
