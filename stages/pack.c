@@ -1,19 +1,20 @@
 /* pack: the model folder, one node a shard and one for the small files.
  *
- * A shard is written tensor by tensor: what is copied comes from the source's mapping, what is packed from the block it
- * belongs to, so memory stays that of one tensor. */
+ * A shard is written in order: what is copied comes from the source's mapping, what is packed from the blocks it belongs to, a
+ * batch of tensors at a time by several threads, so memory stays that of a batch. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "qjob/base/err.h"
+#include "qjob/base/pool.h"
 #include "stages/pack/format.h"
 #include "stages/pack/kernel.h"
 #include "stages/pack/shard.h"
 
-/* Bytes copied between two looks at job->host->stop. */
-enum { PIECE = 64 << 20 };
+/* Bytes copied between two looks at job->host->stop; bytes packed at once, unless one tensor has more. */
+enum { PIECE = 64 << 20, BATCH = 256 << 20 };
 
 /* ---- nodes ---- */
 
@@ -72,6 +73,7 @@ expand_shard(struct graph *g, const struct project *p, const struct shards *s, s
 {
 	const struct shard *shard = &s->v[i];
 	struct node *n = graph_add(g, &stage_pack, (int)i, "pack/shard-%zu", i);
+	uint64_t packed = 0;
 	int block = -1;
 
 	n->resource = RES_IO;
@@ -86,9 +88,12 @@ expand_shard(struct graph *g, const struct project *p, const struct shards *s, s
 		if (rc < 0)
 			return rc;
 		tensor_fact(n, k, &t->t);
+		packed += t->choice ? t->t.bytes : 0;
 		if (t->choice && t->t.bytes > n->cost.host)
 			n->cost.host = t->t.bytes;
 	}
+	if (n->cost.host < BATCH)
+		n->cost.host = packed < BATCH ? packed : BATCH;
 	return 0;
 }
 
@@ -172,13 +177,21 @@ expand(struct graph *g, const struct project *p)
 
 /* ---- a shard ---- */
 
-/* A file being written, with the block that its next tensors come from. */
+/* A tensor of a batch. */
+struct packing {
+	const struct packed_tensor *t;
+	const struct safetensors *block;
+	unsigned char *p;             /* packed; NULL: copied */
+};
+
+/* A file being written, with the blocks that its tensors come from. */
 struct writer {
 	struct job *job;
 	const struct project *p;
 	struct safetensors_out *out;
-	struct safetensors block;
-	int open_block;               /* -1: none */
+	struct safetensors *blocks;   /* by number; not mapped: not opened yet */
+	struct packing *batch;
+	size_t n;
 	uint64_t done, bytes;
 };
 
@@ -205,42 +218,100 @@ open_block(struct writer *w, int block)
 {
 	char from[32];
 	const char *path;
-	int rc;
 
-	if (w->open_block == block)
+	if (w->blocks[block].view.p)
 		return 0;
-	if (w->open_block >= 0)
-		safetensors_close(&w->block);
-	w->open_block = -1;
 	snprintf(from, sizeof(from), "quantize/%d", block);
 	path = w->job->host->input(w->job, from, "block.safetensors");
-	if (!path)
-		return err_set(E_SYS, "%s has no block.safetensors", from);
-	rc = safetensors_open(&w->block, path);
-	if (rc == 0)
-		w->open_block = block;
+	return path ? safetensors_open(&w->blocks[block], path) : err_set(E_SYS, "%s has no block.safetensors", from);
+}
+
+static int
+pack_one(void *own, size_t i)
+{
+	struct writer *w = own;
+	struct packing *to = &w->batch[i];
+	const struct choice *c = to->t->choice;
+	struct qlinear q;
+	int rc;
+
+	if (!c)
+		return 0;
+	rc = qlinear_read(&q, to->block, c->name, c->bits, c->rows, c->cols, c->group, c->sym);
+	if (rc < 0)
+		return rc;
+	to->p = malloc(to->t->t.bytes ? to->t->t.bytes : 1);
+	if (!to->p)
+		return err_set(E_SYS, "no memory for the %zu bytes of %s", to->t->t.bytes, to->t->t.name);
+	return w->p->s->format->pack(w->p->s->format_params, &q, to->t->k, &to->t->t, to->p);
+}
+
+static int
+watch(void *own, size_t done)
+{
+	struct writer *w = own;
+
+	(void)done;
+	return w->job->host->stop(w->job) ? err_set(E_SYS, "interrupted") : 0;
+}
+
+/* As many tensors of v as one batch takes, at least one. */
+static int
+fill(struct writer *w, const struct packed_tensor *v, size_t n)
+{
+	size_t bytes = 0;
+
+	for (w->n = 0; w->n < n; w->n++) {
+		struct packing *to = &w->batch[w->n];
+		size_t more = v[w->n].choice ? v[w->n].t.bytes : 0;
+		int rc;
+
+		if (w->n && bytes + more > BATCH)
+			break;
+		bytes += more;
+		*to = (struct packing){.t = &v[w->n]};
+		if (!to->t->choice)
+			continue;
+		rc = open_block(w, to->t->choice->block);
+		if (rc < 0)
+			return rc;
+		to->block = &w->blocks[to->t->choice->block];
+	}
+	return 0;
+}
+
+static int
+write_batch(struct writer *w)
+{
+	int rc = pool_watch(w->n, pool_threads_beside(), pack_one, w, watch);
+
+	for (size_t i = 0; i < w->n; i++) {
+		const struct packing *from = &w->batch[i];
+
+		if (rc == 0)
+			rc = write_bytes(w, from->p ? from->p : from->t->t.p, from->t->t.bytes);
+		free(from->p);
+	}
 	return rc;
 }
 
 static int
-write_packed(struct writer *w, const struct packed_tensor *t)
+write_tensors(struct writer *w, const struct packed_tensor *v, size_t n)
 {
-	const struct choice *c = t->choice;
-	struct qlinear q;
-	unsigned char *p = NULL;
-	int rc = open_block(w, c->block);
+	int rc = 0;
 
-	if (rc == 0)
-		rc = qlinear_read(&q, &w->block, c->name, c->bits, c->rows, c->cols, c->group, c->sym);
-	if (rc < 0)
-		return rc;
-	p = malloc(t->t.bytes ? t->t.bytes : 1);
-	if (!p)
-		return err_set(E_SYS, "no memory for the %zu bytes of %s", t->t.bytes, t->t.name);
-	rc = w->p->s->format->pack(w->p->s->format_params, &q, t->k, &t->t, p);
-	if (rc == 0)
-		rc = write_bytes(w, p, t->t.bytes);
-	free(p);
+	w->batch = mem_new(n + 1, sizeof(*w->batch));
+	w->blocks = mem_new((size_t)w->p->weights.config.L, sizeof(*w->blocks));
+	for (size_t at = 0; at < n && rc == 0; at += w->n) {
+		rc = fill(w, v + at, n - at);
+		if (rc == 0)
+			rc = write_batch(w);
+	}
+	for (int b = 0; b < w->p->weights.config.L; b++)
+		if (w->blocks[b].view.p)
+			safetensors_close(&w->blocks[b]);
+	free(w->blocks);
+	free(w->batch);
 	return rc;
 }
 
@@ -248,7 +319,7 @@ static int
 run_shard(struct job *job, const struct shards *s, const struct shard *shard)
 {
 	const struct packed_tensor *v = s->tensors + shard->first;
-	struct writer w = {.job = job, .p = job->project, .open_block = -1, .bytes = shard->bytes};
+	struct writer w = {.job = job, .p = job->project, .bytes = shard->bytes};
 	struct tensor *t = mem_new(shard->n, sizeof(*t));
 	char *path = path_join(job->out, shard->name);
 	int rc;
@@ -257,15 +328,12 @@ run_shard(struct job *job, const struct shards *s, const struct shard *shard)
 		t[i] = v[i].t;
 	rc = safetensors_begin(&w.out, path, t, shard->n);
 	if (rc == 0) {
-		for (size_t i = 0; i < shard->n && rc == 0; i++)
-			rc = v[i].choice ? write_packed(&w, &v[i]) : write_bytes(&w, v[i].t.p, v[i].t.bytes);
+		rc = write_tensors(&w, v, shard->n);
 		if (rc == 0)
 			rc = safetensors_end(w.out);
 		else
 			safetensors_abort(w.out);
 	}
-	if (w.open_block >= 0)
-		safetensors_close(&w.block);
 	free(path);
 	free(t);
 	return rc;

@@ -84,6 +84,10 @@ pack_codes(const struct qlinear *q, const struct tensor *t, unsigned char *to)
 {
 	size_t from = codes_bytes(q->cols, q->bits), row = (size_t)t->shape[1] * 4;
 
+	if (row == from) {
+		memcpy(to, q->codes, t->bytes);
+		return;
+	}
 	memset(to, 0, t->bytes);
 	for (int64_t o = 0; o < q->rows; o++)
 		memcpy(to + (size_t)o * row, q->codes + (size_t)o * from, from);

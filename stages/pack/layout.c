@@ -16,24 +16,38 @@
 /* Costly expressions of a stranger's config.json are cut off here; real ones need a few dozen steps. */
 enum { REGEX_STEPS = 100000, TILE = 16 };
 
-/* In tiles, so that both sides stay in cache lines. */
+/* Through a tile of its own: each line of memory is touched once, in one go, on either side.  Tiles turned in place were up to
+ * three times slower where rows lie a power of two apart and push one another out of the cache. */
+static void
+tile_turn(unsigned char *to, const unsigned char *from, int64_t rows, int64_t cols)
+{
+	uint32_t in[TILE][TILE], out[TILE][TILE];
+
+	for (int r = 0; r < TILE; r++)
+		memcpy(in[r], from + r * cols * 4, sizeof(in[r]));
+	for (int r = 0; r < TILE; r++)
+		for (int c = 0; c < TILE; c++)
+			out[c][r] = in[r][c];
+	for (int c = 0; c < TILE; c++)
+		memcpy(to + c * rows * 4, out[c], sizeof(out[c]));
+}
+
 void
 words_turn(void *to, const void *from, int64_t rows, int64_t cols)
 {
 	unsigned char *t = to;
 	const unsigned char *f = from;
 
-	for (int64_t r0 = 0; r0 < rows; r0 += TILE) {
-		int64_t r1 = r0 + TILE < rows ? r0 + TILE : rows;
-
+	for (int64_t r0 = 0; r0 < rows; r0 += TILE)
 		for (int64_t c0 = 0; c0 < cols; c0 += TILE) {
-			int64_t c1 = c0 + TILE < cols ? c0 + TILE : cols;
-
-			for (int64_t r = r0; r < r1; r++)
-				for (int64_t c = c0; c < c1; c++)
+			if (rows - r0 >= TILE && cols - c0 >= TILE) {
+				tile_turn(t + (c0 * rows + r0) * 4, f + (r0 * cols + c0) * 4, rows, cols);
+				continue;
+			}
+			for (int64_t r = r0; r < r0 + TILE && r < rows; r++)
+				for (int64_t c = c0; c < c0 + TILE && c < cols; c++)
 					memcpy(t + (c * rows + r) * 4, f + (r * cols + c) * 4, 4);
 		}
-	}
 }
 
 int64_t
