@@ -5,6 +5,7 @@
  *
  *     .qjob-publishing   config.json aside   copy files   remove stale ones   qjob.json   config.json   remove .qjob-publishing
  *
+ * (Files are copied side by side: between two of them there is no order to keep.)
  * Loaders start from config.json: whoever comes meanwhile finds none, never a config beside another model's weights.
  * Files that did not change are not touched, and a file that is not ours, or no longer, is never removed. */
 #include <errno.h>
@@ -20,6 +21,7 @@
 #include "qjob/base/file.h"
 #include "qjob/base/json.h"
 #include "qjob/base/mem.h"
+#include "qjob/base/pool.h"
 #include "qjob/engine/inside.h"
 
 static const char ABOUT[] = "qjob.json", JOURNAL[] = ".qjob-publishing", LAST[] = "config.json";
@@ -325,6 +327,35 @@ copy_file(struct folder *f, const struct file *file)
 	return rc;
 }
 
+/* What is copied side by side. */
+struct copies {
+	struct folder *f;
+	const struct file **v;
+};
+
+static int
+copy_piece(void *own, size_t i)
+{
+	struct copies *c = own;
+
+	return copy_file(c->f, c->v[i]);
+}
+
+static int
+copy_files(struct folder *f, const struct file *last)
+{
+	struct copies c = {f, mem_new(f->n + 1, sizeof(*c.v))};
+	size_t n = 0;
+	int rc;
+
+	for (size_t i = 0; i < f->n; i++)
+		if (f->v[i].changed && &f->v[i] != last)
+			c.v[n++] = &f->v[i];
+	rc = pool_run(n, pool_threads(), copy_piece, &c);
+	free(c.v);
+	return rc;
+}
+
 static int
 remove_stale(struct folder *f)
 {
@@ -449,9 +480,8 @@ change(struct folder *f, const struct buf *about, const char *result)
 		rc = write_journal(f);
 	if (rc == 0 && last)
 		rc = move(f, LAST, HELD);
-	for (size_t i = 0; rc == 0 && i < f->n; i++)
-		if (f->v[i].changed && &f->v[i] != last)
-			rc = copy_file(f, &f->v[i]);
+	if (rc == 0)
+		rc = copy_files(f, last);
 	if (rc == 0)
 		rc = remove_stale(f);
 	if (rc == 0)
