@@ -121,6 +121,7 @@ const struct stage stage_calibrate = {
 	.version = 1,
 	.help = "statistics of the inputs of every linear (nodes of their own with propagate: original)",
 	.expand = expand,
+	.warm = project_warm,
 	.run = run,
 	.finish = finish,
 	.replay = replay,

@@ -183,6 +183,14 @@ project_dev(const struct project *p, struct dev **d)
 	return 0;
 }
 
+void
+project_warm(const struct project *p)
+{
+	struct dev *d;
+
+	project_dev(p, &d);
+}
+
 const struct choice *
 project_block(const struct project *p, int block, size_t *n)
 {

@@ -46,6 +46,7 @@ struct project {
 
 /* The device all compute nodes of a project share; opened at the first call (compute nodes run one at a time). */
 int project_dev(const struct project *p, struct dev **d);
+void project_warm(const struct project *p);
 
 /* Choices of one block: first and count. */
 const struct choice *project_block(const struct project *p, int block, size_t *n);

@@ -433,6 +433,7 @@ const struct stage stage_quantize = {
 	.version = 2,
 	.help = "codes and scales of every linear, block by block",
 	.expand = expand,
+	.warm = project_warm,
 	.run = run,
 	.finish = finish,
 	.replay = replay,

@@ -45,6 +45,9 @@ struct stage {
 	int version;                         /* bump when equal inputs would give other bytes */
 	const char *help;                    /* one line */
 	int (*expand)(struct graph *g, const struct project *p);     /* declares its nodes; earlier stages have */
+	/* Optional: opens what run will want (a device), on the thread that computes while that still waits for files to be
+	 * digested.  A failure is told when run meets it. */
+	void (*warm)(const struct project *p);
 	int (*run)(struct job *job);         /* 0, or an error; the engine publishes only after 0 */
 	/* Optional: writes what run has left in job->kept, on another thread, while this one may run the next node already.  So
 	 * it has no carry, touches no device, and what later nodes need by digest alone has been exported by run.  Called once after

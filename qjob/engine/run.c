@@ -311,12 +311,23 @@ take_hits(struct run *run)
 	}
 }
 
+/* The first stage that computes and has to wait; NULL: none.  Call before any thread runs. */
+static const struct stage *
+waiting_stage(const struct run *run)
+{
+	for (size_t i = 0; i < run->g->n; i++)
+		if (!run->tasks[i].ended && run->tasks[i].waits && run->g->v[i]->stage->warm)
+			return run->g->v[i]->stage;
+	return NULL;
+}
+
 /* This thread computes; others do the disk's work beside it. */
 static void
 run_rest(struct run *run)
 {
 	struct worker w[MAX_JOBS + 1];
 	size_t io = 0, wanted = (size_t)(run->o->io_jobs > 0 ? run->o->io_jobs : pool_threads_beside()), n = 0;
+	const struct stage *waiting = waiting_stage(run);
 	pthread_t finisher;
 
 	for (size_t i = 0; i < run->g->n; i++)
@@ -332,6 +343,9 @@ run_rest(struct run *run)
 		if (pthread_create(&w[n].thread, NULL, work, &w[n]) != 0)
 			break;
 	}
+	/* Nothing is computed while files are digested: what the first node will want is opened meanwhile. */
+	if (n && waiting)
+		waiting->warm(run->p);
 	w[n] = (struct worker){.run = run, .resources = 1u << RES_COMPUTE | (n ? 0 : 1u << RES_IO)};
 	work(&w[n]);
 	while (n)

@@ -432,6 +432,9 @@ writes_beside_the_next_run(void **state)
 	run_well(0, 16);
 	assert_did(&w, BLOCKS ", run config, " FETCHES ", run pack/0, run pack/1, run pack/2");
 	assert_int_equal(atomic_load(&w.p.dropped), 0);
+	assert_int_equal(atomic_load(&w.p.warmed), 1);
+	run_well(16, 0);
+	assert_int_equal(atomic_load(&w.p.warmed), 1);    /* nothing waits for anything */
 	assert_as_fresh();
 }
 
