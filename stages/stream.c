@@ -16,15 +16,11 @@ wanted_math(const struct project *p)
 	return strcmp(p->s->calibration.dtype, "bfloat16") == 0 ? MATH_BF16 : MATH_AUTO;
 }
 
-static int64_t
-widest_site(const struct config *c)
+/* Does it stop at each site, so that all tokens wait there while the site is solved? */
+static bool
+stream_stops(const struct project *p)
 {
-	int64_t most = 0;
-
-	for (enum site site = 0; site < SITES; site++)
-		if (site_width(c, site) > most)
-			most = site_width(c, site);
-	return most;
+	return p->wish.true_sequential && !p->wish.original;
 }
 
 int
@@ -71,13 +67,14 @@ stream_bytes(const struct project *p)
 {
 	const struct config *c = &p->weights.config;
 	uint64_t tokens = (uint64_t)p->s->calibration.samples * (uint64_t)p->s->calibration.seqlen;
-	uint64_t each = (uint64_t)c->D * 4 + (uint64_t)widest_site(c) * (wanted_math(p) == MATH_F32 ? 4 : 2);
+	uint64_t inputs = (uint64_t)(turn_width(c, SITE_QKV) + turn_width(c, SITE_O));
+	uint64_t each = (uint64_t)c->D * 4 + (stream_stops(p) ? inputs * (wanted_math(p) == MATH_F32 ? 4 : 2) : 0);
 
 	return tokens * each * (p->wish.needs & NEED_CROSS ? 2 : 1);
 }
 
 static int
-load_ids(struct stream *s, const struct safetensors *file, struct mat *ids)
+find_ids(struct stream *s, const struct safetensors *file, const int32_t **ids)
 {
 	const struct tensor *t = safetensors_find(file, "input_ids");
 
@@ -86,9 +83,17 @@ load_ids(struct stream *s, const struct safetensors *file, struct mat *ids)
 	s->sequences = t->shape[0];
 	s->seqlen = t->shape[1];
 	s->tokens = s->sequences * s->seqlen;
-	*ids = dev_mat(s->d, I32, 1, s->tokens);
-	dev_put(s->d, ids, t->p);
-	return dev_status(s->d);
+	*ids = t->p;
+	return 0;
+}
+
+static struct held
+take(struct stream *s, enum dtype type, int64_t cols)
+{
+	struct held h = {.rows = s->tokens, .cols = cols, .type = type, .chunk = chunk_sequences(s->d, s->seqlen) * s->seqlen};
+
+	held_take(s->d, &h);
+	return h;
 }
 
 /* The stream's matrices are taken in a fixed order and live below its mark. */
@@ -96,30 +101,32 @@ static int
 take_memory(struct stream *s, const struct project *p)
 {
 	const struct config *c = &p->weights.config;
-	enum dtype type = s->math == MATH_BF16 ? BF16 : F32;
+	enum dtype type = dev_operand(s->d);
 	bool full = p->wish.needs & NEED_CROSS;
 
-	s->h = dev_mat(s->d, F32, s->tokens, c->D);
-	s->x = dev_mat(s->d, type, s->tokens, widest_site(c));
-	if (full) {
-		s->f = dev_mat(s->d, F32, s->tokens, c->D);
-		s->xf = dev_mat(s->d, type, s->tokens, widest_site(c));
+	s->h = take(s, F32, c->D);
+	if (full)
+		s->f = take(s, F32, c->D);
+	for (int i = 0; stream_stops(p) && i < 2; i++) {
+		s->x[i] = take(s, type, turn_width(c, (enum site)i));
+		if (full)
+			s->xf[i] = take(s, type, turn_width(c, (enum site)i));
 	}
 	s->mark = dev_mark(s->d);
 	return dev_status(s->d);
 }
 
 static int
-embed_ids(struct stream *s, const struct project *p, const struct mat *ids)
+embed(struct stream *s, const struct project *p, const int32_t *ids)
 {
 	struct ends ends;
 	int rc = ends_load(s->d, &ends, &p->weights);
 
 	if (rc < 0)
 		return rc;
-	op_embed(s->d, &s->h, &ends.embed, ids);
+	embed_ids(s->d, &s->h, &ends.embed, ids);
 	if (s->f.p)
-		op_convert(s->d, &s->f, &s->h);
+		embed_ids(s->d, &s->f, &ends.embed, ids);
 	dev_release(s->d, s->mark);
 	return dev_status(s->d);
 }
@@ -129,16 +136,16 @@ start(struct stream *s, struct job *job, const char *path)
 {
 	const struct project *p = job->project;
 	struct safetensors file;
-	struct mat ids;
+	const int32_t *ids = NULL;
 	int rc = safetensors_open(&file, path);
 
 	if (rc < 0)
 		return rc;
-	rc = load_ids(s, &file, &ids);
+	rc = find_ids(s, &file, &ids);
 	if (rc == 0)
 		rc = take_memory(s, p);
 	if (rc == 0)
-		rc = embed_ids(s, p, &ids);
+		rc = embed(s, p, ids);
 	safetensors_close(&file);
 	return rc;
 }
@@ -194,8 +201,17 @@ stream_stats(struct stream *s, const struct config *c, enum site site, unsigned 
 	return st;
 }
 
+/* How many rows to sum at a time: sums must not depend on the chunk, and op_gram's do not where chunks begin at multiples of 2048. */
+static int64_t
+rows_a_sum(const struct stream *s, int64_t rows)
+{
+	int64_t least = least_sequences(s->seqlen) * s->seqlen;
+
+	return least % 2048 == 0 ? rows : least;
+}
+
 static void
-gather(struct stream *s, struct stats *st, const struct mat *x, const struct mat *xf, bool unit)
+gather_rows(struct stream *s, struct stats *st, const struct mat *x, const struct mat *xf, bool unit)
 {
 	size_t mark = dev_mark(s->d);
 	struct mat a = {0};
@@ -212,113 +228,172 @@ gather(struct stream *s, struct stats *st, const struct mat *x, const struct mat
 	dev_release(s->d, mark);
 }
 
-/* One step over one chunk of rows; the output is made apart, since the step still reads its input. */
 static void
-step_chunk(struct stream *s, const struct block *b, int step, struct mat *h, struct mat *x)
+gather(struct stream *s, struct stats *st, const struct mat *x, const struct mat *xf, bool unit)
 {
-	const struct config *c = b->config;
-	size_t mark = dev_mark(s->d);
-	struct mat in = {0}, out = {0}, place;
+	int64_t step = rows_a_sum(s, x->rows);
 
-	if (step > SITE_QKV)
-		in = mat_cols(x, 0, site_width(c, step - 1));
-	if (step < SITES)
-		out = dev_mat(s->d, x->type, x->rows, site_width(c, step));
-	block_step(s->d, b, step, h, step > SITE_QKV ? &in : NULL, step < SITES ? &out : NULL, s->seqlen);
-	if (step < SITES) {
-		place = mat_cols(x, 0, out.cols);
-		op_convert(s->d, &place, &out);
+	for (int64_t at = 0, n; at < x->rows; at += n) {
+		struct mat part, full = {0};
+
+		n = x->rows - at < step ? x->rows - at : step;
+		part = mat_rows(x, at, n);
+		if (xf->p)
+			full = mat_rows(xf, at, n);
+		gather_rows(s, st, &part, &full, unit);
 	}
-	dev_release(s->d, mark);
 }
 
 static int
-check(struct job *job, struct stream *s)
+check(struct job *job, struct stream *s, const struct block *b)
 {
+	int rc;
+
 	if (job->host->stop(job))
 		return err_set(E_SYS, "interrupted");
-	return dev_status(s->d);
+	rc = dev_status(s->d);
+	return rc < 0 ? err_in(rc, "block %d", b->index) : 0;
 }
 
-/* The rows of chunk `at` in every matrix of the stream. */
-struct rows {
-	struct mat h, f, x, xf;
+/* A chunk at a step, of one of the two models. */
+struct track {
+	const struct block *b;     /* NULL: there is no such model */
+	const struct held *h, *x;  /* x[2] */
 };
 
-static struct rows
-chunk_rows(struct stream *s, int64_t at, int64_t n)
-{
-	struct rows r = {.h = mat_rows(&s->h, at, n), .x = mat_rows(&s->x, at, n)};
+struct visit {
+	struct stream *s;
+	struct track half, full;   /* of the quantized model, of the original one */
+	bool unit;
+	int64_t at, n;             /* rows */
+};
 
-	if (s->f.p) {
-		r.f = mat_rows(&s->f, at, n);
-		r.xf = mat_rows(&s->xf, at, n);
+/* The inputs of a site among those that share its memory. */
+static struct held
+of_site(const struct track *t, int site)
+{
+	return held_narrow(&t->x[site % 2], site_width(t->b->config, (enum site)site));
+}
+
+/* Returns the step's output; p NULL after the last one. */
+static struct mat
+step_track(const struct visit *v, const struct track *t, int step)
+{
+	struct dev *d = v->s->d;
+	struct held from, to;
+	struct mat h = {0}, in = {0}, out = {0};
+
+	if (step % 2 == 0)
+		h = held_rows(d, t->h, v->at, v->n, true);
+	if (step > SITE_QKV) {
+		from = of_site(t, step - 1);
+		in = held_rows(d, &from, v->at, v->n, true);
 	}
-	return r;
+	if (step < SITES) {
+		to = of_site(t, step);
+		out = held_rows(d, &to, v->at, v->n, false);
+	}
+	block_step(d, t->b, step, &h, step > SITE_QKV ? &in : NULL, step < SITES ? &out : NULL, v->s->seqlen);
+	if (step % 2 == 0 && step > SITE_QKV)
+		held_back(d, t->h, v->at, &h);
+	if (step < SITES)
+		held_back(d, &to, v->at, &out);
+	return out;
 }
 
 static void
-step_rows(struct stream *s, struct rows *r, int step, const struct pass *p, struct stats *st)
+step_rows(const struct visit *v, int step, struct stats *st)
 {
-	step_chunk(s, p->b, step, &r->h, &r->x);
-	if (p->b_full)
-		step_chunk(s, p->b_full, step, &r->f, &r->xf);
-	if (st && step < SITES) {
-		struct mat x = mat_cols(&r->x, 0, site_width(p->b->config, step)), xf = {0};
+	size_t mark = dev_mark(v->s->d);
+	struct mat x = step_track(v, &v->half, step), xf = {0};
 
-		if (p->b_full)
-			xf = mat_cols(&r->xf, 0, x.cols);
-		gather(s, st, &x, &xf, p->unit);
-	}
+	if (v->full.b)
+		xf = step_track(v, &v->full, step);
+	if (st && step < SITES)
+		gather(v->s, st, &x, &xf, v->unit);
+	dev_release(v->s->d, mark);
 }
 
 int
 stream_step(struct job *job, struct stream *s, int step, const struct pass *p)
 {
-	int64_t chunk = chunk_sequences(s->seqlen) * s->seqlen;
+	struct visit v = {.s = s, .half = {p->b, &s->h, s->x}, .full = {p->b_full, &s->f, s->xf}, .unit = p->unit};
 
-	for (int64_t at = 0; at < s->tokens; at += chunk) {
-		int64_t n = s->tokens - at < chunk ? s->tokens - at : chunk;
-		struct rows r = chunk_rows(s, at, n);
+	for (; v.at < s->tokens; v.at += v.n) {
 		int rc;
 
-		step_rows(s, &r, step, p, p->st);
-		rc = check(job, s);
+		v.n = held_next(&s->h, v.at);
+		step_rows(&v, step, p->st);
+		rc = check(job, s, p->b);
 		if (rc < 0)
 			return rc;
-		job->host->progress(job, (double)step + (double)(at + n) / (double)s->tokens, SITES + 1, NULL);
+		job->host->progress(job, (double)step + (double)(v.at + v.n) / (double)s->tokens, SITES + 1, NULL);
 	}
 	return 0;
+}
+
+/* ---- the whole block at once ---- */
+
+/* One chunk on its way: its rows of h and room for the inputs of its sites. */
+struct local {
+	struct mat rows;
+	struct held h, x[2];
+};
+
+static void
+local_take(struct stream *s, struct local *l, const struct held *h, const struct visit *v, bool keep)
+{
+	const struct config *c = v->half.b->config;
+
+	l->rows = held_rows(s->d, h, v->at, v->n, true);
+	if (keep && !h->parked) {
+		struct mat copy = dev_mat(s->d, F32, v->n, h->cols);
+
+		op_convert(s->d, &copy, &l->rows);
+		l->rows = copy;
+	}
+	l->h = held_of(&l->rows);
+	for (int i = 0; i < 2; i++) {
+		struct mat x = dev_mat(s->d, dev_operand(s->d), v->n, turn_width(c, (enum site)i));
+
+		l->x[i] = held_of(&x);
+	}
+}
+
+static void
+sweep_rows(struct stream *s, const struct pass *p, const struct visit *where, struct stats st[SITES], bool keep)
+{
+	size_t mark = dev_mark(s->d);
+	struct local half, full;
+	struct visit v = {.s = s, .half = {p->b, &half.h, half.x}, .full = {p->b_full, &full.h, full.x}, .unit = p->unit, .n = where->n};
+
+	local_take(s, &half, &s->h, where, keep);
+	if (p->b_full)
+		local_take(s, &full, &s->f, where, keep);
+	for (int step = 0; step <= SITES; step++)
+		step_rows(&v, step, step < SITES ? &st[step] : NULL);
+	if (!keep) {
+		held_back(s->d, &s->h, where->at, &half.rows);
+		if (p->b_full)
+			held_back(s->d, &s->f, where->at, &full.rows);
+	}
+	dev_release(s->d, mark);
 }
 
 int
 stream_sweep(struct job *job, struct stream *s, const struct pass *p, struct stats st[SITES], bool keep)
 {
-	int64_t chunk = chunk_sequences(s->seqlen) * s->seqlen;
+	struct visit v = {.s = s, .half.b = p->b};
 
-	for (int64_t at = 0; at < s->tokens; at += chunk) {
-		int64_t n = s->tokens - at < chunk ? s->tokens - at : chunk;
-		size_t mark = dev_mark(s->d);
-		struct rows r = chunk_rows(s, at, n);
+	for (; v.at < s->tokens; v.at += v.n) {
 		int rc;
 
-		if (keep) {
-			struct mat h = r.h, f = r.f;
-
-			r.h = dev_mat(s->d, F32, n, h.cols);
-			op_convert(s->d, &r.h, &h);
-			if (f.p) {
-				r.f = dev_mat(s->d, F32, n, f.cols);
-				op_convert(s->d, &r.f, &f);
-			}
-		}
-		for (int step = 0; step <= SITES; step++)
-			step_rows(s, &r, step, p, step < SITES ? &st[step] : NULL);
-		dev_release(s->d, mark);
-		rc = check(job, s);
+		v.n = held_next(&s->h, v.at);
+		sweep_rows(s, p, &v, st, keep);
+		rc = check(job, s, p->b);
 		if (rc < 0)
 			return rc;
-		job->host->progress(job, (double)(at + n), (double)s->tokens, NULL);
+		job->host->progress(job, (double)(v.at + v.n), (double)s->tokens, NULL);
 	}
 	return 0;
 }

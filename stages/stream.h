@@ -12,9 +12,11 @@
 struct stream {
 	struct dev *d;
 	int64_t sequences, seqlen, tokens;
-	struct mat h;              /* [tokens,D] in front of the block, or behind it */
-	struct mat f;              /* the same of the full-precision model; p NULL when no method asks */
-	struct mat x, xf;          /* inputs of the site at hand, all tokens, as wide as the widest; F32 or BF16 */
+	struct held h;             /* [tokens,D] in front of the block, or behind it */
+	struct held f;             /* the same of the full-precision model; p NULL when no method asks */
+	/* Inputs of a site, all tokens, as operands; by turns, so that no step writes what it reads: x[0] at qkv and up, x[1] at o
+	 * and down.  p NULL where a chunk goes through the whole block at once. */
+	struct held x[2], xf[2];
 	enum math math;
 	char digest[SHA256_HEX];   /* of what h (and f) came from */
 	size_t base, mark;         /* of the device, before the stream took memory and after */
@@ -31,8 +33,8 @@ uint64_t stream_bytes(const struct project *p);
 int stream_open(struct stream **s, struct job *job);
 void stream_drop(void *carry);
 
-/* Runs step `step` of b over all of h; x holds the input of the step and then its output.  With full: the
- * same with b_full over f and xf.  Statistics of the output are added to st where its matrices are set; unit scales tokens. */
+/* Runs step `step` of b over all of h, from the input of the site before to that of the next.  With b_full: the
+ * same over f.  Statistics of the output are added to st where its matrices are set; unit scales tokens. */
 struct pass {
 	const struct block *b, *b_full;    /* b_full NULL: no full-precision stream */
 	struct stats *st;                  /* NULL: none */

@@ -10,7 +10,7 @@
 #include "qjob/model/load.h"
 #include "qjob/model/rope.h"
 
-enum { CHUNK_TOKENS = 2048 };
+enum { LEAST_TOKENS = 2048 };
 
 int64_t
 site_width(const struct config *c, enum site s)
@@ -20,6 +20,14 @@ site_width(const struct config *c, enum site s)
 	case SITE_DOWN: return c->I;
 	default:        return c->D;
 	}
+}
+
+int64_t
+turn_width(const struct config *c, enum site s)
+{
+	int64_t before = site_width(c, s % 2), after = site_width(c, s % 2 + 2);
+
+	return before > after ? before : after;
 }
 
 int64_t
@@ -35,9 +43,17 @@ part_rows(const struct config *c, enum part p)
 }
 
 int64_t
-chunk_sequences(int64_t seqlen)
+least_sequences(int64_t seqlen)
 {
-	return seqlen < CHUNK_TOKENS ? CHUNK_TOKENS / seqlen : 1;
+	return seqlen < LEAST_TOKENS ? LEAST_TOKENS / seqlen : 1;
+}
+
+int64_t
+chunk_sequences(const struct dev *d, int64_t seqlen)
+{
+	int64_t least = least_sequences(seqlen), times = dev_tokens(d) / (least * seqlen);
+
+	return times > 1 ? times * least : least;
 }
 
 /* ---- loading ---- */
@@ -167,28 +183,38 @@ block_step(struct dev *d, const struct block *b, int step, struct mat *h, const 
 	dev_release(d, mark);
 }
 
+/* Inputs of sites lie in two matrices by turns, so that a step never writes what it reads.  They are held as operands are: no
+ * product converts them. */
 static void
 forward_chunk(struct dev *d, const struct block *b, struct mat *h, int64_t seqlen)
 {
-	size_t mark = dev_mark(d);
-	struct mat x[SITES];
+	const struct mat two[2] = {
+		dev_mat(d, dev_operand(d), h->rows, turn_width(b->config, SITE_QKV)),
+		dev_mat(d, dev_operand(d), h->rows, turn_width(b->config, SITE_O)),
+	};
+	struct mat in = {0}, out = {0};
 
-	for (int s = 0; s < SITES; s++) {
-		x[s] = dev_mat(d, F32, h->rows, site_width(b->config, (enum site)s));
-		block_step(d, b, s, h, s ? &x[s - 1] : NULL, &x[s], seqlen);
+	for (int step = 0; step <= SITES; step++) {
+		if (step < SITES) {
+			out = two[step % 2];
+			out.cols = out.ld = site_width(b->config, (enum site)step);
+		}
+		block_step(d, b, step, h, step ? &in : NULL, step < SITES ? &out : NULL, seqlen);
+		in = out;
 	}
-	block_step(d, b, SITES, h, &x[SITES - 1], NULL, seqlen);
-	dev_release(d, mark);
 }
 
 void
-block_forward(struct dev *d, const struct block *b, struct mat *h, int64_t seqlen)
+block_forward(struct dev *d, const struct block *b, const struct held *h, int64_t seqlen)
 {
-	int64_t most = chunk_sequences(seqlen) * seqlen;
+	for (int64_t at = 0, n; at < h->rows && !dev_failed(d); at += n) {
+		size_t mark = dev_mark(d);
+		struct mat rows;
 
-	for (int64_t from = 0; from < h->rows && !dev_failed(d); from += most) {
-		struct mat piece = mat_rows(h, from, h->rows - from < most ? h->rows - from : most);
-
-		forward_chunk(d, b, &piece, seqlen);
+		n = held_next(h, at);
+		rows = held_rows(d, h, at, n, true);
+		forward_chunk(d, b, &rows, seqlen);
+		held_back(d, h, at, &rows);
+		dev_release(d, mark);
 	}
 }

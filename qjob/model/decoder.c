@@ -15,7 +15,7 @@ struct pass {
 	const struct weights *w;
 	const int32_t *ids;
 	int64_t n, seqlen;
-	struct mat h;                /* [n*seqlen, D] */
+	struct held h;               /* [n*seqlen, D] */
 	int (*after)(struct pass *p, int block);     /* called with what came out of a block; -1: of the embedding */
 	void *own;
 };
@@ -33,6 +33,23 @@ ends_load(struct dev *d, struct ends *e, const struct weights *w)
 	if (r == 0 && !c->tied)
 		r = load_matrix(d, &e->head, w, HEAD, 0, shape);
 	return r < 0 ? r : dev_status(d);
+}
+
+void
+embed_ids(struct dev *d, const struct held *h, const struct mat *table, const int32_t *ids)
+{
+	for (int64_t at = 0, n; at < h->rows && !dev_failed(d); at += n) {
+		size_t mark = dev_mark(d);
+		struct mat rows, row;
+
+		n = held_next(h, at);
+		rows = held_rows(d, h, at, n, false);
+		row = dev_mat(d, I32, 1, n);
+		dev_put(d, &row, ids + at);
+		op_embed(d, &rows, table, &row);
+		held_back(d, h, at, &rows);
+		dev_release(d, mark);
+	}
 }
 
 static int
@@ -69,20 +86,16 @@ run_block(struct pass *p, int index)
 static int
 run_blocks(struct pass *p, const struct ends *e)
 {
-	const int64_t T = p->n * p->seqlen;
-	struct mat ids;
-	size_t mark;
 	int r = check_ids(p);
 
 	if (r < 0)
 		return r;
-	p->h = dev_mat(p->d, F32, T, p->w->config.D);
-	mark = dev_mark(p->d);
-	ids = dev_mat(p->d, I32, 1, T);
-	dev_put(p->d, &ids, p->ids);
-	op_embed(p->d, &p->h, &e->embed, &ids);
+	p->h = (struct held){
+		.rows = p->n * p->seqlen, .cols = p->w->config.D, .type = F32, .chunk = chunk_sequences(p->d, p->seqlen) * p->seqlen,
+	};
+	held_take(p->d, &p->h);
+	embed_ids(p->d, &p->h, &e->embed, p->ids);
 	r = dev_status(p->d);
-	dev_release(p->d, mark);
 	if (r == 0)
 		r = p->after(p, -1);
 	for (int i = 0; r == 0 && i < p->w->config.L; i++)
@@ -119,15 +132,15 @@ window_mean(const float *nll, int64_t seqlen)
 	return sum / (double)(seqlen - 1);
 }
 
-/* Sequences [from, from + n) after the last block. */
+/* The rows [first, first + T) after the last block: whole windows. */
 static int
-nll_chunk(struct pass *p, const struct ends *e, int64_t from, int64_t n)
+nll_chunk(struct pass *p, const struct ends *e, int64_t first, int64_t T)
 {
 	const struct nll_run *run = p->own;
-	const int64_t T = n * p->seqlen, first = from * p->seqlen;
-	struct mat h = mat_rows(&p->h, first, T);
+	const int64_t from = first / p->seqlen, n = T / p->seqlen;
 	size_t mark = dev_mark(p->d);
-	struct mat x = dev_mat(p->d, F32, T, h.cols), ids = dev_mat(p->d, I32, 1, T), nll = dev_mat(p->d, F32, 1, T);
+	struct mat h = held_rows(p->d, &p->h, first, T, true), x = dev_mat(p->d, dev_operand(p->d), T, h.cols);
+	struct mat ids = dev_mat(p->d, I32, 1, T), nll = dev_mat(p->d, F32, 1, T);
 	float *host = calloc((size_t)T, sizeof(*host));
 	int r = host ? 0 : err_set(E_SYS, "no memory for %" PRId64 " tokens", T);
 
@@ -151,13 +164,14 @@ static int
 run_nll(struct pass *p)
 {
 	struct ends e;
-	int64_t most = chunk_sequences(p->seqlen);
 	int r = ends_load(p->d, &e, p->w);
 
 	if (r == 0)
 		r = run_blocks(p, &e);
-	for (int64_t from = 0; r == 0 && from < p->n; from += most)
-		r = nll_chunk(p, &e, from, p->n - from < most ? p->n - from : most);
+	for (int64_t at = 0, n; r == 0 && at < p->h.rows; at += n) {
+		n = held_next(&p->h, at);
+		r = nll_chunk(p, &e, at, n);
+	}
 	return r;
 }
 
@@ -213,9 +227,11 @@ after_output_block(struct pass *p, int block)
 	if (!o->f->hidden || block + 1 == p->w->config.L)
 		return 0;
 	for (int64_t from = 0; r == 0 && from < p->h.rows; from += most) {
-		struct mat m = mat_rows(&p->h, from, p->h.rows - from < most ? p->h.rows - from : most);
+		size_t mark = dev_mark(p->d);
+		struct mat m = held_rows(p->d, &p->h, from, p->h.rows - from < most ? p->h.rows - from : most, true);
 
 		r = hand_out(p, &m);
+		dev_release(p->d, mark);
 	}
 	return r;
 }
@@ -224,9 +240,9 @@ after_output_block(struct pass *p, int block)
 static int
 give_end(struct pass *p, const struct ends *e, const struct mat *head, int64_t from, int64_t n)
 {
-	struct mat h = mat_rows(&p->h, from, n), y;
 	size_t mark = dev_mark(p->d);
-	struct mat x = dev_mat(p->d, F32, n, h.cols);
+	struct mat h = held_rows(p->d, &p->h, from, n, true);
+	struct mat x = dev_mat(p->d, head ? dev_operand(p->d) : F32, n, h.cols), y;
 	int r;
 
 	op_norm(p->d, &x, &h, &e->norm);

@@ -18,6 +18,7 @@
 
 #include "kernels/ops.h"
 #include "qjob/model/family.h"
+#include "qjob/model/held.h"
 #include "qjob/model/weights.h"
 
 struct linear {
@@ -42,17 +43,23 @@ struct ends {
 
 /* Memory of d is taken until the caller's mark.  Linear weights stay in their stored type; norms and biases become F32. */
 int ends_load(struct dev *d, struct ends *e, const struct weights *w);
+/* h = the rows of table that ids (of the host, one a row of h) name. */
+void embed_ids(struct dev *d, const struct held *h, const struct mat *table, const int32_t *ids);
 int block_load(struct dev *d, struct block *b, const struct weights *w, int index, int64_t seqlen);
 int64_t site_width(const struct config *c, enum site s);       /* columns of x before the site: its in_features */
+int64_t turn_width(const struct config *c, enum site s);       /* the widest of every other site from s: they can share memory */
 int64_t part_rows(const struct config *c, enum part p);        /* out_features of a linear part */
 
-/* One step over h [T,D] (whole sequences).  x_in: the x of the step before (SITE_QKV: NULL).  x: filled (SITES: NULL); F32 or BF16. */
+/* One step over h [T,D] (whole sequences; not looked at by SITE_O and SITE_DOWN).  x_in: the x of the step before (SITE_QKV: NULL).
+ * x: filled (SITES: NULL); F32 or BF16; never x_in. */
 void block_step(struct dev *d, const struct block *b, int step, struct mat *h, const struct mat *x_in, struct mat *x, int64_t seqlen);
-/* All steps, h in place, in pieces of a few sequences so that memory stays bounded. */
-void block_forward(struct dev *d, const struct block *b, struct mat *h, int64_t seqlen);
+/* All steps, h in place, chunk by chunk so that memory stays bounded. */
+void block_forward(struct dev *d, const struct block *b, const struct held *h, int64_t seqlen);
 
-/* How many whole sequences of seqlen to take at a time (about 2048 tokens, at least one). */
-int64_t chunk_sequences(int64_t seqlen);
+/* The fewest whole sequences of seqlen that are taken together: about 2048 tokens, at least one. */
+int64_t least_sequences(int64_t seqlen);
+/* How many keep the device busy: a multiple of that. */
+int64_t chunk_sequences(const struct dev *d, int64_t seqlen);
 
 /* The whole model: mean NLL per window of ids[n][seqlen] I32 (host), tokens' own in nll (n*seqlen floats, may be NULL).
  * progress may be NULL; it is called after each block with the number of blocks done, and a nonzero answer stops with

@@ -324,7 +324,7 @@ many_windows_come_in_chunks(void **state)
 
 	(void)state;
 	golden_open(&g, "llama");
-	assert_true(N > 2 * chunk_sequences(g.seqlen));
+	assert_true(N > 2 * chunk_sequences(d, g.seqlen));
 	ids = mem_new((size_t)(N * g.seqlen), sizeof(*ids));
 	for (int i = 0; i < N; i++)
 		memcpy(ids + i * g.seqlen, g.ids + (i % 3 == 0) * g.seqlen, (size_t)g.seqlen * sizeof(*ids));
@@ -455,6 +455,7 @@ packed_linears_are_decoded(void **state)
 static void
 widths(void **state)
 {
+	struct dev *d = device(0, MATH_F32);
 	struct golden g;
 
 	(void)state;
@@ -468,10 +469,14 @@ widths(void **state)
 	assert_int_equal(part_rows(&g.w.config, GATE), 160);
 	assert_int_equal(part_rows(&g.w.config, DOWN), 64);
 	assert_int_equal(part_rows(&g.w.config, HEAD), 320);
-	assert_int_equal(chunk_sequences(2048), 1);
-	assert_int_equal(chunk_sequences(512), 4);
-	assert_int_equal(chunk_sequences(5000), 1);
+	assert_int_equal(turn_width(&g.w.config, SITE_QKV), 64);
+	assert_int_equal(turn_width(&g.w.config, SITE_O), 160);
+	assert_int_equal(chunk_sequences(d, 2048), 1);
+	assert_int_equal(chunk_sequences(d, 512), 4);
+	assert_int_equal(chunk_sequences(d, 5000), 1);
+	assert_int_equal(least_sequences(600), 3);
 	golden_close(&g);
+	dev_close(d);
 }
 
 int
