@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "qjob/base/err.h"
+#include "qjob/model/synthetic.h"
 #include "stages/data/dataset.h"
 #include "stages/pack/format.h"
 
@@ -74,11 +75,16 @@ static int
 open_model(struct project *p)
 {
 	const char *source = p->s->model.source;
-	int rc;
+	char *made = NULL;
+	int rc = 0;
 
-	if (!is_folder(source))
-		return err_set(E_USE, "'%s' is not a folder; give the folder that holds config.json and the safetensors files", source);
-	rc = weights_open(&p->weights, source);
+	if (is_synthetic(source))
+		rc = synthetic_open(&made, source);
+	else if (!is_folder(source))
+		rc = err_set(E_USE, "'%s' is not a folder; give the folder that holds config.json and the safetensors files", source);
+	if (rc == 0)
+		rc = weights_open(&p->weights, made ? made : source);
+	free(made);
 	if (rc < 0)
 		return rc;
 	if (json_object_get(p->weights.config.json, "quantization_config"))
@@ -138,6 +144,16 @@ project_open(const struct settings *s, const struct yaml *tree, const struct dev
 fail:
 	project_close(p);
 	return NULL;
+}
+
+int
+project_prepare(const struct project *p)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < p->weights.nfiles && rc == 0 && is_synthetic(p->s->model.source); i++)
+		rc = synthetic_fill(&p->weights.files[i]);
+	return rc;
 }
 
 void

@@ -15,7 +15,7 @@
 
 static const struct param model_rows[] = {
 	{"source", PARAM_TEXT, AT(model_params, source), NULL, 0, 0, NULL,
-	 "the model: a folder with config.json and safetensors files", NULL, 0, PARAM_REQUIRED | PARAM_UNKEYED},
+	 "the model: a folder with config.json and safetensors files, or synthetic:NAME for benchmarks", NULL, 0, PARAM_REQUIRED | PARAM_UNKEYED},
 	{"revision", PARAM_TEXT, AT(model_params, revision), NULL, 0, 0, NULL,
 	 "branch, tag or commit of a hub model", NULL, 0, PARAM_UNKEYED},
 	{0},
@@ -23,7 +23,7 @@ static const struct param model_rows[] = {
 
 static const struct param calibration_rows[] = {
 	{"dataset", PARAM_TREE, AT(calibration_params, dataset), NULL, 0, 0, NULL,
-	 "text that the model meets in use: a file (.txt, .jsonl), a folder, {file, field, kind}, or a list",
+	 "text that the model meets in use: a file (.txt, .jsonl), a folder, {file, field, kind}, a list, or synthetic:tokens",
 	 NULL, 0, PARAM_UNKEYED},
 	{"field", PARAM_TEXT, AT(calibration_params, field), "text", 0, 0, NULL,
 	 "the field of JSONL lines that holds the text", NULL, 0, 0},

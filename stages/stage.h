@@ -73,6 +73,8 @@ struct dev_options;
  * problems go to d; NULL when any.  s and tree must outlive the project. */
 struct project *project_open(const struct settings *s, const struct yaml *tree, const struct dev_options *o, struct diag *d);
 void project_close(struct project *p);
+/* Before a run: writes what inputs are still to be made of (the data of a synthetic model). */
+int project_prepare(const struct project *p);
 /* Declares every node of every stage. */
 int project_graph(const struct project *p, struct graph *g);
 /* Every local file whose content the result depends on, absolute; for the stat cache and --depfile.  Owned by p. */

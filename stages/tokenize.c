@@ -13,6 +13,7 @@
 
 #include "qjob/base/err.h"
 #include "qjob/base/file.h"
+#include "qjob/base/mix.h"
 #include "qjob/model/tokenizer.h"
 #include "stages/data/dataset.h"
 #include "stages/project.h"
@@ -26,25 +27,32 @@ struct cut {
 	const char *field;
 	size_t rows, seqlen;         /* rows 0: as many as there are */
 	bool random, exact;          /* exact: fewer rows are an error */
+	bool made_up;                /* just as many as are asked for, in order */
 	uint64_t seed;
 };
+
+/* Windows of a made-up text where the recipe asks for all that there are. */
+enum { MADE_UP_ROWS = 16 };
 
 static struct cut
 cut_of(const struct project *p, int index)
 {
 	const struct calibration_params *c = &p->s->calibration;
 	const struct perplexity_params *e = &p->s->validate.perplexity;
-
-	if (index == EVALUATION)
-		return (struct cut){
-			.section = "validate.perplexity", .dataset = e->dataset, .field = e->field,
-			.rows = (size_t)e->windows, .seqlen = (size_t)e->seqlen,
-		};
-	return (struct cut){
-		.section = "calibration", .dataset = c->dataset, .field = c->field,
-		.rows = (size_t)c->samples, .seqlen = (size_t)c->seqlen,
-		.random = strcmp(c->windows, "random") == 0, .exact = true, .seed = (uint64_t)c->seed,
+	struct cut evaluation = {
+		.section = "validate.perplexity", .dataset = e->dataset, .field = e->field,
+		.rows = (size_t)e->windows, .seqlen = (size_t)e->seqlen, .made_up = dataset_is_synthetic(e->dataset),
 	};
+	struct cut calibration = {
+		.section = "calibration", .dataset = c->dataset, .field = c->field,
+		.rows = (size_t)c->samples, .seqlen = (size_t)c->seqlen, .exact = true,
+		.seed = (uint64_t)c->seed, .made_up = dataset_is_synthetic(c->dataset),
+	};
+
+	calibration.random = strcmp(c->windows, "random") == 0 && !calibration.made_up;
+	if (evaluation.made_up && evaluation.rows == 0)
+		evaluation.rows = MADE_UP_ROWS;
+	return index == EVALUATION ? evaluation : calibration;
 }
 
 /* ---- nodes ---- */
@@ -107,6 +115,8 @@ expand_one(struct graph *g, const struct project *p, int index, const char *name
 	node_fact(n, "set seqlen %zu", c.seqlen);
 	if (c.random)
 		node_fact(n, "set seed %llu", (unsigned long long)c.seed);
+	if (c.made_up)
+		node_fact(n, "vocabulary %lld", (long long)p->weights.config.V);
 	return rc != 0 ? rc : need_data(n, &c);
 }
 
@@ -169,7 +179,10 @@ read_ids(struct encoding *e, const struct cut *c)
 		return rc;
 	e->tokenizer = t;
 	e->enough = c->random ? 0 : c->rows * c->seqlen;
-	rc = dataset_read(c->dataset, c->field, (struct document_sink){.document = encode, .ids = take_ids, .own = e});
+	rc = dataset_read(c->dataset, c->field, (struct document_sink){
+		.document = encode, .ids = take_ids, .own = e,
+		.vocabulary = e->job->project->weights.config.V, .made_up = c->rows * c->seqlen,
+	});
 	if (t != NULL)
 		tokenizer_close(t);
 	return rc;
@@ -214,28 +227,12 @@ count_rows(const struct encoding *e, const struct cut *c, size_t *rows)
 	return 0;
 }
 
-static uint64_t
-mixed(uint64_t x)
-{
-	x += 0x9e3779b97f4a7c15u;
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-	return x ^ (x >> 31);
-}
-
-/* The high 64 bits of u * n, n below 2^32: where u of 2^64 lies among n places. */
-static size_t
-scaled(uint64_t u, uint64_t n)
-{
-	return (size_t)(((u >> 32) * n + ((u & 0xffffffffu) * n >> 32)) >> 32);
-}
-
 static size_t
 row_start(const struct cut *c, size_t row, size_t ids)
 {
 	if (!c->random)
 		return row * c->seqlen;
-	return scaled(mixed(c->seed << 32 | row), ids - c->seqlen + 1);
+	return (size_t)mix_below(mix(c->seed << 32 | row), ids - c->seqlen + 1);
 }
 
 static int

@@ -261,6 +261,8 @@ run_variant(struct running *run, const struct variant *of)
 		return code;
 	}
 	code = variant_open(&v, &run->s, of);
+	if (code < 0 && project_prepare(v.project) < 0)
+		code = report_error(E_SYS);
 	if (code < 0) {
 		stamp_inputs(&stamp, v.project, &of->settings);
 		code = run_opened(run, &v, of, &verdict);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "kernels/mat.h"
+#include "qjob/base/buf.h"
 #include "qjob/base/file.h"
 #include "qjob/base/map.h"
 
@@ -40,6 +41,8 @@ const struct tensor *safetensors_find(const struct safetensors *s, const char *n
 struct safetensors_out;
 
 size_t tensor_bytes(const struct tensor *t);
+/* The 8 bytes of length and the padded JSON are appended; returns the bytes of data that must follow. */
+uint64_t safetensors_header(struct buf *out, const struct tensor *v, size_t n);
 int safetensors_begin(struct safetensors_out **o, const char *path, const struct tensor *v, size_t n);
 int safetensors_add(struct safetensors_out *o, const void *p, size_t n);
 int safetensors_end(struct safetensors_out *o);       /* frees o, also on failure */

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "qjob/base/buf.h"
 #include "qjob/base/err.h"
 #include "qjob/base/fault.h"
 #include "qjob/base/mem.h"
@@ -44,9 +43,8 @@ add_tensor(struct buf *b, const struct tensor *t, uint64_t begin, uint64_t end)
 	buf_printf(b, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", begin, end);
 }
 
-/* The 8 bytes of length and the padded JSON; returns the bytes of data that must follow. */
-static uint64_t
-header(struct buf *out, const struct tensor *v, size_t n)
+uint64_t
+safetensors_header(struct buf *out, const struct tensor *v, size_t n)
 {
 	unsigned char length[8];
 	struct buf b = {0};
@@ -86,7 +84,7 @@ safetensors_begin(struct safetensors_out **out, const char *path, const struct t
 	int r;
 
 	o->path = mem_text(path);
-	o->wanted = header(&b, v, n);
+	o->wanted = safetensors_header(&b, v, n);
 	o->f = fault("safetensors.open") ? NULL : fopen(path, "wbe");
 	r = o->f ? put(o, b.p, b.n) : err_sys("%s", path);
 	buf_release(&b);

@@ -46,6 +46,8 @@ const struct weights_file *weights_file_of(const struct weights *w, const char *
  * linear may stand for NAME.weight: what they hold is the format's to check. */
 int weights_check(const struct weights *w);
 
+/* What config.json says of the shape of a part; cols 0: of one dimension. */
+void part_shape(const struct config *c, enum part p, int64_t *rows, int64_t *cols);
 /* Does this part have a bias by the configuration? */
 bool weights_has_bias(const struct config *c, enum part p);
 /* Is the linear kept as the tensors of a format instead of a float NAME.weight? */

@@ -145,7 +145,7 @@ check_packed(struct walk *k, const char *linear)
 	return err_set(E_DATA, "%s: tensor \"%s.weight\" is missing, and nothing stands in its place", model_name(k->w), linear);
 }
 
-static void
+void
 part_shape(const struct config *c, enum part p, int64_t *rows, int64_t *cols)
 {
 	const int64_t q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;

@@ -1,5 +1,6 @@
 #include "stages/data/dataset.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -7,6 +8,8 @@
 #include "qjob/base/err.h"
 #include "qjob/base/hash.h"
 #include "qjob/base/mem.h"
+#include "qjob/base/mix.h"
+#include "qjob/model/synthetic.h"
 #include "stages/data/kind.h"
 
 /* One thing that documents come from. */
@@ -15,6 +18,8 @@ struct source {
 	const char *text;
 	const char *field;               /* NULL: the caller's */
 	const struct data_kind *kind;
+	bool made_up;                    /* neither: ids by this seed */
+	uint64_t seed;
 };
 
 struct sources {
@@ -116,10 +121,37 @@ add_folder(struct sources *s, struct place at, const char *folder, const char *f
 }
 
 static void
+add_synthetic(struct sources *s, const struct yaml *y)
+{
+	static const char name[] = "synthetic:tokens";
+	struct query_key seed = {"seed", 0, INT32_MAX, 0};
+	size_t n = sizeof(name) - 1;
+	struct source *one;
+
+	if (strncmp(y->text, name, n) != 0 || (y->text[n] != '\0' && y->text[n] != '?')) {
+		tell(s, y->at, "", y->text, ": the only made-up data are synthetic:tokens and synthetic:tokens?seed=N");
+		return;
+	}
+	if (query_read(y->text[n] ? y->text + n + 1 : NULL, &seed, 1, y->text) < 0) {
+		if (s->d != NULL)
+			diag_add(s->d, y->at, "%s: %s", s->where, err_text());
+		return;
+	}
+	one = add(s);
+	one->made_up = true;
+	one->seed = (uint64_t)seed.value;
+}
+
+static void
 add_path(struct sources *s, const struct yaml *y, const char *field, const struct data_kind *kind)
 {
-	char *path = tried(y->text, y->at);
+	char *path;
 
+	if (is_synthetic(y->text)) {
+		add_synthetic(s, y);
+		return;
+	}
+	path = tried(y->text, y->at);
 	if (is_type(path, S_IFREG)) {
 		add_file(s, y->at, path, field, kind);
 		return;
@@ -270,6 +302,10 @@ dataset_facts(const struct yaml *tree, const char *field, struct buf *out)
 		const struct source *one = &s.v[i];
 		char hex[SHA256_HEX];
 
+		if (one->made_up) {
+			buf_printf(out, "data %zu synthetic tokens 1 seed %" PRIu64 "\n", i, one->seed);
+			continue;
+		}
 		if (one->path != NULL)
 			rc = sha256_file(one->path, hex);
 		else
@@ -286,11 +322,26 @@ dataset_facts(const struct yaml *tree, const char *field, struct buf *out)
 }
 
 static int
+make_ids(const struct source *s, struct document_sink to)
+{
+	int32_t *ids = mem_new(to.made_up + 1, sizeof(*ids));
+	int rc;
+
+	for (size_t i = 0; i < to.made_up; i++)
+		ids[i] = (int32_t)mix_below(mix(mix(s->seed) + i), (uint64_t)to.vocabulary);
+	rc = to.made_up > 0 ? to.ids(to.own, ids, to.made_up) : 0;
+	free(ids);
+	return rc;
+}
+
+static int
 read_source(const struct source *s, const char *field, struct document_sink to)
 {
 	struct content c;
 	int rc;
 
+	if (s->made_up)
+		return make_ids(s, to);
 	if (s->path == NULL)
 		return to.document(to.own, s->text, strlen(s->text));
 	rc = content_open(&c, s->path);
@@ -330,6 +381,14 @@ is_ids(void *own, const int32_t *ids, size_t n)
 	(void)ids;
 	(void)n;
 	return 0;
+}
+
+bool
+dataset_is_synthetic(const struct yaml *tree)
+{
+	const struct yaml *path = tree != NULL && tree->kind == YAML_MAP ? yaml_get(tree, "file") : tree;
+
+	return path != NULL && path->kind == YAML_TEXT && is_synthetic(path->text);
 }
 
 int

@@ -6,10 +6,13 @@
  *
  * A plain text file is one document.  So is each line of JSONL and each text of a list; empty ones are left out.  A field of JSONL
  * (or input_ids, where a line lacks the field) may hold a list of token ids in place of a text: it is taken as it is, so published
- * calibration sets can be repeated to the token, and models without a tokenizer be calibrated. */
+ * calibration sets can be repeated to the token, and models without a tokenizer be calibrated.
+ *
+ * The path `synthetic:tokens?seed=S` (seed: 0 by default) is one list of made-up ids, uniform below the vocabulary: for benchmarks. */
 #ifndef QJOB_STAGES_DATA_DATASET_H
 #define QJOB_STAGES_DATA_DATASET_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "qjob/base/buf.h"
@@ -21,6 +24,8 @@ struct document_sink {
 	int (*document)(void *own, const char *text, size_t n);
 	int (*ids)(void *own, const int32_t *ids, size_t n);
 	void *own;
+	int64_t vocabulary;      /* made-up ids are below this */
+	size_t made_up;          /* so many of them, in one list */
 };
 
 /* Finds every file and says what is wrong, without reading content.  where: "calibration.dataset". */
@@ -31,6 +36,8 @@ void dataset_files(const struct yaml *tree, struct texts *files);
 int dataset_facts(const struct yaml *tree, const char *field, struct buf *out);
 /* 1: it holds a text, which needs a tokenizer; 0: only lists of ids; or an error. */
 int dataset_needs_tokenizer(const struct yaml *tree, const char *field);
+/* Is it made up? */
+bool dataset_is_synthetic(const struct yaml *tree);
 /* Passes on every document.  field: of JSONL, where the tree does not say it. */
 int dataset_read(const struct yaml *tree, const char *field, struct document_sink to);
 

@@ -310,6 +310,38 @@ says_what_it_cannot_read(void **state)
 	end(p);
 }
 
+static void
+made_up_ids_follow_their_seed(void **state)
+{
+	struct place_of p = begin();
+	struct yaml *y = tree_of(p, "synthetic:tokens?seed=3"), *z = tree_of(p, "{file: 'synthetic:tokens'}");
+	struct buf b = {0};
+	struct texts files = {0};
+	struct document_sink to = {.document = collect, .ids = collect_ids, .own = &b, .vocabulary = 1000, .made_up = 5};
+
+	(void)state;
+	assert_true(dataset_is_synthetic(y));
+	assert_true(dataset_is_synthetic(z));
+	assert_false(dataset_is_synthetic(NULL));
+	assert_int_equal(dataset_needs_tokenizer(y, "text"), 0);
+	dataset_files(y, &files);
+	assert_int_equal(files.n, 0);
+	assert_ok(dataset_read(y, "text", to));
+	assert_string_equal(buf_text(&b), "(737 736 138 35 190)");
+	buf_clear(&b);
+	to.vocabulary = 1;
+	assert_ok(dataset_read(z, "text", to));
+	assert_string_equal(buf_text(&b), "(0 0 0 0 0)");
+	buf_clear(&b);
+	assert_ok(dataset_facts(y, "text", &b));
+	assert_string_equal(buf_text(&b), "data 0 synthetic tokens 1 seed 3\n");
+	buf_release(&b);
+	free(files.v);
+	yaml_free(z);
+	yaml_free(y);
+	end(p);
+}
+
 /* Facts name contents, never paths. */
 static void
 facts_follow_content(void **state)
@@ -557,6 +589,7 @@ main(void)
 		cmocka_unit_test(reads_wikitext),
 		cmocka_unit_test(unpacks),
 		cmocka_unit_test(says_what_it_cannot_read),
+		cmocka_unit_test(made_up_ids_follow_their_seed),
 		cmocka_unit_test(facts_follow_content),
 		cmocka_unit_test(cuts_in_order),
 		cmocka_unit_test(draws_by_seed),
