@@ -57,6 +57,25 @@ load_row(struct dev *d, struct mat *m, const struct weights *w, const char *name
 	return 0;
 }
 
+/* Held in the type that products take them in, so that it is rounded once. */
+static void
+put_operand(struct dev *d, struct mat *m, const float *dense, struct linear_shape shape)
+{
+	struct mat f;
+	size_t mark;
+
+	*m = dev_mat(d, dev_operand(d), shape.rows, shape.cols);
+	if (m->type == F32) {
+		dev_put(d, m, dense);
+		return;
+	}
+	mark = dev_mark(d);
+	f = dev_mat(d, F32, shape.rows, shape.cols);
+	dev_put(d, &f, dense);
+	op_convert(d, m, &f);
+	dev_release(d, mark);
+}
+
 static int
 load_packed(struct dev *d, struct mat *m, const struct weights *w, const char *linear, struct linear_shape shape)
 {
@@ -69,10 +88,8 @@ load_packed(struct dev *d, struct mat *m, const struct weights *w, const char *l
 	if (!dense)
 		return err_set(E_SYS, "%s: no memory for %" PRId64 " x %" PRId64 " values", linear, shape.rows, shape.cols);
 	r = w->decode(w, linear, dense, shape.rows, shape.cols);
-	if (r == 0) {
-		*m = dev_mat(d, F32, shape.rows, shape.cols);
-		dev_put(d, m, dense);
-	}
+	if (r == 0)
+		put_operand(d, m, dense, shape);
 	free(dense);
 	return r;
 }

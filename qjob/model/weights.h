@@ -25,7 +25,7 @@ struct weights {
 	size_t nfiles;
 	struct map by_name;              /* index: file << 32 | tensor */
 	/* When a linear's ".weight" is absent, this may make it from what lies there instead (a packed output):
-	 * set by the formats (stages/pack/open.h).  Fills w [O,I] fp32 dense. */
+	 * set by the formats (stages/pack/open.h).  Fills out [O,I] fp32 dense; NULL: it checks alone. */
 	int (*decode)(const struct weights *w, const char *linear, float *out, int64_t rows, int64_t cols);
 	void *decode_own;
 };

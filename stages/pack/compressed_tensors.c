@@ -13,6 +13,7 @@
 
 #include "qjob/base/err.h"
 #include "qjob/base/mem.h"
+#include "qjob/base/pool.h"
 #include "stages/pack/format.h"
 #include "stages/pack/layout.h"
 #include "stages/project.h"
@@ -346,7 +347,11 @@ struct reader {
 	float *scale;       /* [O, G] */
 	uint8_t *zero;      /* [O, G] */
 	int32_t *group_of;
+	float *out;         /* [O, I]; NULL: not wanted */
 };
+
+/* Rows read by one thread at a time. */
+enum { TILE = 64 };
 
 static int
 read_label(struct reader *r, const struct weights *w)
@@ -429,11 +434,28 @@ read_zeros(struct reader *r)
 	free(streams);
 }
 
+/* Rows [i * TILE, (i + 1) * TILE) of the weights. */
+static int
+read_tile(void *own, size_t i)
+{
+	const struct reader *r = own;
+	int64_t end = ((int64_t)i + 1) * TILE < r->rows ? ((int64_t)i + 1) * TILE : r->rows;
+	uint8_t *codes = mem_new((size_t)r->cols, 1);
+
+	for (int64_t o = (int64_t)i * TILE; o < end; o++) {
+		struct row row = {codes, r->scale + o * r->groups, r->zero + o * r->groups, r->group_of, 1};
+
+		codes_unpack(codes, (const uint8_t *)r->t[PACKED]->p + o * r->t[PACKED]->shape[1] * 4, r->cols, r->label.bits);
+		row_dequant(r->out + o * r->cols, &row, r->cols);
+	}
+	free(codes);
+	return 0;
+}
+
 static int
 decode(const struct weights *w, const char *linear, float *out, int64_t rows, int64_t cols)
 {
-	struct reader r = {.linear = linear, .rows = rows, .cols = cols};
-	uint8_t *codes;
+	struct reader r = {.linear = linear, .rows = rows, .cols = cols, .out = out};
 	int rc = read_label(&r, w);
 
 	if (rc == 0)
@@ -443,22 +465,16 @@ decode(const struct weights *w, const char *linear, float *out, int64_t rows, in
 	r.scale = mem_new((size_t)(rows * r.groups), sizeof(*r.scale));
 	r.zero = mem_new((size_t)(rows * r.groups), 1);
 	r.group_of = mem_new((size_t)cols, sizeof(*r.group_of));
-	codes = mem_new((size_t)cols, 1);
 	for (int64_t i = 0; i < cols; i++)
 		r.group_of[i] = (int32_t)(i / r.label.group);
 	rc = read_scales(r.scale, r.t[SCALE]);
 	if (rc == 0)
 		read_zeros(&r);
-	for (int64_t o = 0; rc == 0 && o < rows; o++) {
-		struct row row = {codes, r.scale + o * r.groups, r.zero + o * r.groups, r.group_of, 1};
-
-		codes_unpack(codes, (const uint8_t *)r.t[PACKED]->p + o * r.t[PACKED]->shape[1] * 4, cols, r.label.bits);
-		row_dequant(out + o * cols, &row, cols);
-	}
+	if (rc == 0 && out)
+		rc = pool_run((size_t)((rows + TILE - 1) / TILE), pool_threads(), read_tile, &r);
 	free(r.scale);
 	free(r.zero);
 	free(r.group_of);
-	free(codes);
 	return rc;
 }
 

@@ -17,6 +17,7 @@
 
 #include "qjob/base/err.h"
 #include "qjob/base/mem.h"
+#include "qjob/base/pool.h"
 #include "stages/pack/format.h"
 #include "stages/pack/gptq.h"
 #include "stages/pack/layout.h"
@@ -159,6 +160,7 @@ struct reader {
 	float *scale;            /* [G, N] */
 	uint8_t *zero;           /* [G, N] */
 	int32_t *group_of;       /* [K] */
+	float *out;              /* [N, K]; NULL: not wanted */
 };
 
 static bool
@@ -319,11 +321,14 @@ check_zeros(const struct reader *r)
 	               r->zero[first], first / r->rows, first % r->rows, middle);
 }
 
-/* Rows o .. o+n of the weights: their streams are gathered from the columns of qweight. */
-static void
-read_rows(const struct reader *r, float *out, int64_t o, int64_t n, unsigned char *streams, uint8_t *codes)
+/* Rows [i * TILE, (i + 1) * TILE) of the weights: their streams are gathered from the columns of qweight. */
+static int
+read_tile(void *own, size_t tile)
 {
-	int64_t words = r->t[QWEIGHT]->shape[0];
+	const struct reader *r = own;
+	int64_t words = r->t[QWEIGHT]->shape[0], o = (int64_t)tile * TILE, n = o + TILE < r->rows ? TILE : r->rows - o;
+	unsigned char *streams = mem_new((size_t)words * TILE, 4);
+	uint8_t *codes = mem_new((size_t)r->cols, 1);
 	const unsigned char *p = r->t[QWEIGHT]->p;
 
 	for (int64_t k = 0; k < words; k++)
@@ -333,16 +338,17 @@ read_rows(const struct reader *r, float *out, int64_t o, int64_t n, unsigned cha
 		struct row row = {codes, r->scale + o + i, r->zero + o + i, r->group_of, (size_t)r->rows};
 
 		codes_unpack(codes, streams + i * words * 4, r->cols, r->label.bits);
-		row_dequant(out + (o + i) * r->cols, &row, r->cols);
+		row_dequant(r->out + (o + i) * r->cols, &row, r->cols);
 	}
+	free(streams);
+	free(codes);
+	return 0;
 }
 
 static int
 decode(const struct weights *w, const char *linear, float *out, int64_t nrows, int64_t cols)
 {
-	struct reader r = {.linear = linear, .rows = nrows, .cols = cols};
-	unsigned char *streams = NULL;
-	uint8_t *codes = NULL;
+	struct reader r = {.linear = linear, .rows = nrows, .cols = cols, .out = out};
 	int rc = read_label(&r, json_object_get(w->config.json, "quantization_config"));
 
 	if (rc == 0)
@@ -352,8 +358,6 @@ decode(const struct weights *w, const char *linear, float *out, int64_t nrows, i
 	r.scale = mem_new((size_t)(r.groups * nrows), sizeof(*r.scale));
 	r.zero = mem_new((size_t)(r.groups * nrows), 1);
 	r.group_of = mem_new((size_t)cols, sizeof(*r.group_of));
-	streams = mem_new((size_t)r.t[QWEIGHT]->shape[0] * TILE, 4);
-	codes = mem_new((size_t)cols, 1);
 	rc = read_scales(r.scale, r.t[SCALES]);
 	if (rc == 0)
 		rc = read_groups(&r);
@@ -361,13 +365,11 @@ decode(const struct weights *w, const char *linear, float *out, int64_t nrows, i
 		read_zeros(&r);
 		rc = check_zeros(&r);
 	}
-	for (int64_t o = 0; rc == 0 && o < nrows; o += TILE)
-		read_rows(&r, out, o, o + TILE < nrows ? TILE : nrows - o, streams, codes);
+	if (rc == 0 && out)
+		rc = pool_run((size_t)((nrows + TILE - 1) / TILE), pool_threads(), read_tile, &r);
 	free(r.scale);
 	free(r.zero);
 	free(r.group_of);
-	free(streams);
-	free(codes);
 	return rc;
 }
 
