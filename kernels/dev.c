@@ -266,7 +266,8 @@ dev_close(struct dev *d)
 	if (!d)
 		return;
 	d->be->close(d);
-	dlclose(d->library);
+	if (d->library)
+		dlclose(d->library);
 	free(d);
 }
 

@@ -68,6 +68,17 @@ struct mat dev_view(struct dev *d, enum dtype type, int64_t rows, int64_t cols, 
 void *dev_room(struct dev *d, size_t bytes);
 void dev_park(struct dev *d, void *room, const struct mat *m);
 void dev_unpark(struct dev *d, struct mat *m, const void *room);
+
+/* Devices that compute nothing: what is asked of one takes as much of its arena as on a real one, dev_get gives ones, and rooms are
+ * counted.  They tell what a work would take before a device is opened or asked.  Those of dev_dry are of a kind ("cpu", "cuda") with
+ * o->memory for a limit (0: none); those of dev_dry_like stand where a device stands. */
+enum { DEV_BESIDE_MIB = 1024 };                   /* of a card, taken by libraries beside the arena */
+int dev_dry(struct dev **d, const struct dev_options *o);
+struct dev *dev_dry_like(const struct dev *d);
+bool dev_is_dry(const struct dev *d);
+/* The most that a dry device would have held at once: of a card, and of the host. */
+void dev_taken(const struct dev *dry, size_t *device, size_t *host);
+
 size_t dev_mark(const struct dev *d);
 void dev_release(struct dev *d, size_t mark);
 size_t dev_peak(const struct dev *d);             /* most bytes the arena held at once */

@@ -24,8 +24,9 @@ predict(const struct project *p, struct node *n)
 		n->cost.disk += (uint64_t)(w * w * 4);
 	}
 	n->cost.flops += block_flops(p, tokens);
-	/* On the device, on their way to the file, and those of the block before, which may still be being written. */
-	n->cost.host = stream_bytes(p) + n->cost.disk * 3;
+	n->cost.device = p->memory.stream.device;
+	/* Beside the device's: on their way to the file, and those of the block before, which may still be being written. */
+	n->cost.host = p->memory.stream.host + n->cost.disk * 2;
 }
 
 static int

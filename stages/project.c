@@ -7,6 +7,7 @@
 #include "qjob/base/err.h"
 #include "qjob/model/synthetic.h"
 #include "stages/data/dataset.h"
+#include "stages/memory.h"
 #include "stages/pack/format.h"
 
 /* Files beside the tensors that a stock loader reads; they go into the output folder unchanged. */
@@ -135,6 +136,8 @@ project_open(const struct settings *s, const struct yaml *tree, const struct dev
 	check_data(p, tree, d);
 	if (dev_facts(&p->device, p->device_facts, sizeof(p->device_facts)) < 0)
 		diag_add(d, (struct place){0}, "device: %s", err_text());
+	if (d->n == before && memory_predict(p) < 0)
+		diag_add(d, (struct place){0}, "memory: %s", err_text());
 	if (d->n > before)
 		goto fail;
 	list_files(p);

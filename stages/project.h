@@ -29,6 +29,11 @@ struct project_file {
 	bool carried;             /* belongs in the output folder as it is (tokenizer, generation_config ...) */
 };
 
+/* Bytes that a stage takes at most: of a card, and of the host. */
+struct demand {
+	size_t device, host;
+};
+
 struct project {
 	const struct settings *s;
 	struct weights weights;
@@ -39,6 +44,9 @@ struct project {
 	struct calibration_wish wish;
 	char device_facts[1024];       /* lines of dev_facts */
 	struct dev_options device;
+	struct {
+		struct demand stream, alone, evaluation;   /* calibrate and quantize; quantize without a stream; validate */
+	} memory;                      /* predicted: memory_predict */
 	struct dev *dev;               /* opened at first use: project_dev */
 	char **inputs;                 /* absolute */
 	size_t ninputs;

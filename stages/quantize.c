@@ -84,18 +84,17 @@ predict(const struct project *p, struct node *n, const struct choice *v, size_t 
 	for (size_t i = 0; i < count; i++) {
 		double in = (double)v[i].cols, out = (double)v[i].rows;
 
-		weights += (uint64_t)(in * out) * 4;
+		weights += (uint64_t)(in * out);
 		n->cost.disk += (uint64_t)(in * out * v[i].bits / 8 + out * in / (double)v[i].group * 2);
 		n->cost.flops += p->wish.needs ? out * in * in : out * in;
 	}
 	for (enum site s = 0; is_streamed(p) && s < SITES; s++)
 		n->cost.flops += tokens * (double)site_width(&p->weights.config, s) * (double)site_width(&p->weights.config, s);
+	n->cost.device = (is_streamed(p) ? &p->memory.stream : &p->memory.alone)->device;
 	/* Its codes, and those of the block before, which may still be being written. */
-	n->cost.host = weights * 2 + n->cost.disk * 2;
-	if (is_streamed(p)) {
+	n->cost.host = (is_streamed(p) ? &p->memory.stream : &p->memory.alone)->host + weights + n->cost.disk * 2;
+	if (is_streamed(p))
 		n->cost.flops += block_flops(p, tokens);
-		n->cost.host += stream_bytes(p);
-	}
 }
 
 static int

@@ -115,7 +115,7 @@ json_t *settings_schema(void);
  * everything else from s; release it before s with settings_release. */
 void settings_portable(struct settings *to, const struct settings *s);
 
-/* "5GB", "200 MB", "1GiB", "5000000": bytes; E_USE for anything else, and for 0. */
+/* "5GB", "200 MB", "24G", "1GiB", "5000000": bytes; E_USE for anything else, and for 0. */
 int settings_bytes(const char *text, uint64_t *bytes);
 
 #endif

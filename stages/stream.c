@@ -5,9 +5,10 @@
 
 #include "qjob/base/err.h"
 #include "qjob/model/safetensors.h"
+#include "stages/memory.h"
 
-static enum math
-wanted_math(const struct project *p)
+enum math
+stream_math(const struct project *p)
 {
 	if (p->wish.math != MATH_AUTO)
 		return p->wish.math;
@@ -16,8 +17,7 @@ wanted_math(const struct project *p)
 	return strcmp(p->s->calibration.dtype, "bfloat16") == 0 ? MATH_BF16 : MATH_AUTO;
 }
 
-/* Does it stop at each site, so that all tokens wait there while the site is solved? */
-static bool
+bool
 stream_stops(const struct project *p)
 {
 	return p->wish.true_sequential && !p->wish.original;
@@ -62,17 +62,6 @@ block_flops(const struct project *p, double tokens)
 	return sum * tokens;
 }
 
-uint64_t
-stream_bytes(const struct project *p)
-{
-	const struct config *c = &p->weights.config;
-	uint64_t tokens = (uint64_t)p->s->calibration.samples * (uint64_t)p->s->calibration.seqlen;
-	uint64_t inputs = (uint64_t)(turn_width(c, SITE_QKV) + turn_width(c, SITE_O));
-	uint64_t each = (uint64_t)c->D * 4 + (stream_stops(p) ? inputs * (wanted_math(p) == MATH_F32 ? 4 : 2) : 0);
-
-	return tokens * each * (p->wish.needs & NEED_CROSS ? 2 : 1);
-}
-
 static int
 find_ids(struct stream *s, const struct safetensors *file, const int32_t **ids)
 {
@@ -88,45 +77,45 @@ find_ids(struct stream *s, const struct safetensors *file, const int32_t **ids)
 }
 
 static struct held
-take(struct stream *s, enum dtype type, int64_t cols)
+take(struct stream *s, enum dtype type, int64_t cols, const struct layout *l, bool parked)
 {
-	struct held h = {.rows = s->tokens, .cols = cols, .type = type, .chunk = chunk_sequences(s->d, s->seqlen) * s->seqlen};
+	struct held h = {.rows = s->tokens, .cols = cols, .type = type, .parked = parked, .chunk = l->chunk};
 
 	held_take(s->d, &h);
 	return h;
 }
 
 /* The stream's matrices are taken in a fixed order and live below its mark. */
-static int
-take_memory(struct stream *s, const struct project *p)
+int
+stream_take(struct stream *s, const struct project *p, const struct layout *l)
 {
 	const struct config *c = &p->weights.config;
 	enum dtype type = dev_operand(s->d);
 	bool full = p->wish.needs & NEED_CROSS;
 
-	s->h = take(s, F32, c->D);
+	s->h = take(s, F32, c->D, l, l->parked > 2);
 	if (full)
-		s->f = take(s, F32, c->D);
+		s->f = take(s, F32, c->D, l, l->parked > 2);
 	for (int i = 0; stream_stops(p) && i < 2; i++) {
-		s->x[i] = take(s, type, turn_width(c, (enum site)i));
+		s->x[i] = take(s, type, turn_width(c, (enum site)i), l, l->parked + i > 1);
 		if (full)
-			s->xf[i] = take(s, type, turn_width(c, (enum site)i));
+			s->xf[i] = take(s, type, turn_width(c, (enum site)i), l, l->parked + i > 1);
 	}
 	s->mark = dev_mark(s->d);
 	return dev_status(s->d);
 }
 
-static int
-embed(struct stream *s, const struct project *p, const int32_t *ids)
+int
+stream_embed(struct stream *s, const struct project *p, const int32_t *ids)
 {
-	struct ends ends;
-	int rc = ends_load(s->d, &ends, &p->weights);
+	struct mat table;
+	int rc = embed_load(s->d, &table, &p->weights);
 
 	if (rc < 0)
 		return rc;
-	embed_ids(s->d, &s->h, &ends.embed, ids);
+	embed_ids(s->d, &s->h, &table, ids);
 	if (s->f.p)
-		embed_ids(s->d, &s->f, &ends.embed, ids);
+		embed_ids(s->d, &s->f, &table, ids);
 	dev_release(s->d, s->mark);
 	return dev_status(s->d);
 }
@@ -137,15 +126,18 @@ start(struct stream *s, struct job *job, const char *path)
 	const struct project *p = job->project;
 	struct safetensors file;
 	const int32_t *ids = NULL;
+	struct layout l;
 	int rc = safetensors_open(&file, path);
 
 	if (rc < 0)
 		return rc;
 	rc = find_ids(s, &file, &ids);
 	if (rc == 0)
-		rc = take_memory(s, p);
+		rc = memory_layout(p, s->d, &l);
 	if (rc == 0)
-		rc = embed(s, p, ids);
+		rc = stream_take(s, p, &l);
+	if (rc == 0)
+		rc = stream_embed(s, p, ids);
 	safetensors_close(&file);
 	return rc;
 }
@@ -159,7 +151,7 @@ stream_open(struct stream **out, struct job *job)
 
 	*out = s;
 	if (s) {
-		s->math = dev_math(s->d, wanted_math(job->project));
+		s->math = dev_math(s->d, stream_math(job->project));
 		return 0;
 	}
 	path = job->host->input(job, "tokenize/calibration", "ids.safetensors");
@@ -171,7 +163,7 @@ stream_open(struct stream **out, struct job *job)
 		free(s);
 		return rc;
 	}
-	s->math = dev_math(s->d, wanted_math(job->project));
+	s->math = dev_math(s->d, stream_math(job->project));
 	s->base = dev_mark(s->d);
 	*job->carry = *out = s;
 	return start(s, job, path);

@@ -22,16 +22,28 @@ struct stream {
 	size_t base, mark;         /* of the device, before the stream took memory and after */
 };
 
+/* Where it lies. */
+struct layout {
+	int parked;                /* how many lie beside the device: x[1], then x[0], then h (each with the full-precision model's) */
+	int64_t chunk;             /* tokens that go through a step at a time */
+};
+
 /* Declares what a node of a stream's lane needs: the tensors of its block, and the activations that `before` left (NULL:
  * the calibration ids and the embedding); with the device's and the model's facts. */
 int stream_needs(const struct project *p, struct graph *g, struct node *n, struct node *before);
-/* Predictions: arithmetic of one block over so many tokens, and the bytes a stream holds. */
+/* Predicted arithmetic of one block over so many tokens. */
 double block_flops(const struct project *p, double tokens);
-uint64_t stream_bytes(const struct project *p);
+/* What products multiply, by recipe and method. */
+enum math stream_math(const struct project *p);
+/* Does the stream stop at each site, so that all tokens wait there while the site is solved? */
+bool stream_stops(const struct project *p);
 
 /* Starts a stream at the embedding of the job's "tokenize/calibration" ids, unless *carry holds one already. */
 int stream_open(struct stream **s, struct job *job);
 void stream_drop(void *carry);
+/* Its parts, for s with d, sequences, seqlen and tokens set: its matrices, and the embedding of ids[tokens] in them. */
+int stream_take(struct stream *s, const struct project *p, const struct layout *l);
+int stream_embed(struct stream *s, const struct project *p, const int32_t *ids);
 
 /* Runs step `step` of b over all of h, from the input of the site before to that of the next.  With b_full: the
  * same over f.  Statistics of the output are added to st where its matrices are set; unit scales tokens. */

@@ -37,7 +37,8 @@ evaluation(const struct project *p, struct graph *g, struct node *n)
 	for (size_t i = 0; i < p->nchoices; i++)
 		weights += (double)p->choices[i].rows * (double)p->choices[i].cols;
 	n->cost.flops = 2 * tokens * weights;
-	n->cost.host = (uint64_t)(4 * tokens * (double)c->D);
+	n->cost.device = p->memory.evaluation.device;
+	n->cost.host = p->memory.evaluation.host;
 	node_fact(n, "evaluation dtype %s", p->s->validate.dtype);
 	node_need(n, graph_find(g, "tokenize/evaluation"), "ids.safetensors", "evaluation ids");
 	project_facts(p, n);

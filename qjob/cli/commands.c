@@ -14,9 +14,10 @@
 	DEVICE_ROWS(type, r.on)
 
 #define DEVICE_ROWS(type, on) \
-	{"device", OPT_TEXT, AT(type, on.device), 0, "auto|cpu", false, "where to compute"}, \
+	{"device", OPT_TEXT, AT(type, on.device), 0, "auto|cpu|cuda|cuda:N", false, "where to compute; auto is a card where there is one"}, \
 	{"isa", OPT_TEXT, AT(type, on.isa), 0, "NAME", false, "CPU instruction set (avx2, avx512), for equal bytes elsewhere"}, \
-	{"threads", OPT_INT, AT(type, on.threads), 0, "N", false, "how many threads; results do not depend on it"}
+	{"threads", OPT_INT, AT(type, on.threads), 0, "N", false, "how many threads; results do not depend on it"}, \
+	{"memory", OPT_TEXT, AT(type, on.memory), 0, "SIZE", false, "most memory of the device to use, as 24G; results do not depend on it"}
 
 static const struct opt run_opts[] = {
 	RECIPE_ROWS(run_cli_options, r),

@@ -40,9 +40,10 @@ int cmd_version(int argc, char **argv);
 
 /* What every command that computes understands. */
 struct device_options {
-	const char *device;       /* "auto", "cpu"; NULL: auto */
+	const char *device;       /* "auto", "cpu", "cuda", "cuda:1"; NULL: auto */
 	const char *isa;          /* NULL: auto */
 	int threads;              /* 0: as many as the process may use */
+	const char *memory;       /* "24G"; NULL: what the device has */
 };
 
 enum { ARGS_MAX = 256 };
@@ -74,7 +75,7 @@ struct opt {
 	enum opt_type type;
 	size_t at;
 	char letter;              /* 'q' for -q; 0: none */
-	const char *value;        /* what follows: "N", "FILE", "auto|cpu" (these words only); completion looks at it */
+	const char *value;        /* what follows: "N", "FILE", "auto|cpu" (these words only; "cuda:N" is cuda: and a number); completion looks at it */
 	bool required;
 	const char *help;
 };
@@ -95,6 +96,10 @@ int options_read(const char *command, int argc, char **argv, void *values);
 void command_usage(const struct command *c, FILE *to);       /* usage, options, about */
 
 /* ---- words ---- */
+
+/* What a device is opened with; -1, or an exit code after a message. */
+struct dev_options;
+int device_read(const char *command, const struct device_options *on, struct dev_options *o);
 
 /* Prints "qjob COMMAND: sentence" to stderr; EXIT_BAD_INPUT. */
 int usage_error(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

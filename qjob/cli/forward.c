@@ -143,9 +143,8 @@ compute_file(struct dev *d, const struct weights *w, const struct ids *ids, cons
 }
 
 static int
-run(struct weights *w, const struct forward_options *o)
+run(struct weights *w, const struct forward_options *o, const struct dev_options *options)
 {
-	const struct dev_options options = {.name = o->on.device, .isa = o->on.isa, .threads = o->on.threads};
 	struct ids ids = {0};
 	struct dev *d;
 	int r = format_attach(w);
@@ -155,7 +154,7 @@ run(struct weights *w, const struct forward_options *o)
 	if (r == 0)
 		r = read_ids(&ids, o->ids, &w->config);
 	if (r == 0)
-		r = dev_open(&d, &options);
+		r = dev_open(&d, options);
 	if (r == 0) {
 		dev_math(d, o->dtype && strcmp(o->dtype, "bfloat16") == 0 ? MATH_BF16 : MATH_F32);
 		r = compute_file(d, w, &ids, o);
@@ -169,14 +168,17 @@ int
 cmd_forward(int argc, char **argv)
 {
 	struct forward_options o = {0};
+	struct dev_options on;
 	struct weights w;
 	int r, code = options_read("forward", argc, argv, &o);
 
+	if (code < 0)
+		code = device_read("forward", &o.on, &on);
 	if (code >= 0)
 		return code;
 	r = weights_open(&w, o.model);
 	if (r == 0) {
-		r = run(&w, &o);
+		r = run(&w, &o, &on);
 		weights_close(&w);
 	}
 	return r < 0 ? report_error(r) : EXIT_OK;

@@ -7,6 +7,7 @@
 #include "qjob/base/diag.h"
 #include "qjob/base/err.h"
 #include "qjob/base/number.h"
+#include "stages/settings.h"
 
 struct reading {
 	const struct command *c;
@@ -26,6 +27,17 @@ usage_error(const char *command, const char *fmt, ...)
 	va_end(ap);
 	fprintf(stderr, "; try `qjob help%s%s`\n", command ? " " : "", command ? command : "");
 	return EXIT_BAD_INPUT;
+}
+
+int
+device_read(const char *command, const struct device_options *on, struct dev_options *o)
+{
+	uint64_t bytes = 0;
+
+	if (on->memory && settings_bytes(on->memory, &bytes) < 0)
+		return usage_error(command, "--memory: %s", err_text());
+	*o = (struct dev_options){.name = on->device, .isa = on->isa, .threads = on->threads, .memory = (size_t)bytes};
+	return -1;
 }
 
 int
@@ -65,6 +77,18 @@ near_option(const struct command *c, const char *name)
 	return nearest_name(name, names, n);
 }
 
+/* A choice "cuda:N" stands for cuda:0, cuda:1 and so on. */
+static bool
+is_numbered(const char *choice, size_t length, const char *value)
+{
+	size_t stem = length - 1, digits;
+
+	if (length < 2 || memcmp(choice + length - 2, ":N", 2) != 0 || strncmp(choice, value, stem) != 0)
+		return false;
+	digits = strspn(value + stem, "0123456789");
+	return digits > 0 && digits < 4 && !value[stem + digits];
+}
+
 static bool
 is_choice(const char *choices, const char *value)
 {
@@ -72,7 +96,7 @@ is_choice(const char *choices, const char *value)
 
 	for (const char *p = choices; *p; p += each + (p[each] == '|')) {
 		each = strcspn(p, "|");
-		if (each == n && memcmp(p, value, n) == 0)
+		if ((each == n && memcmp(p, value, n) == 0) || is_numbered(p, each, value))
 			return true;
 	}
 	return false;

@@ -66,17 +66,19 @@ name_range(const struct plan *p, const struct range *r, char *text, size_t n)
 }
 
 static void
-print_costs(double memory, double disk, double flops, double rate)
+print_costs(const struct range *r, double rate)
 {
-	char a[32] = "-", b[32] = "-", c[32] = "-";
+	char host[32] = "-", device[32] = "-", disk[32] = "-", took[32] = "-";
 
-	if (memory > 0)
-		size_text(memory, a, sizeof(a));
-	if (disk > 0)
-		size_text(disk, b, sizeof(b));
-	if (flops > 0)
-		time_text(flops / rate, c, sizeof(c));
-	printf(" %9s %9s %9s", a, b, c);
+	if (r->host > 0)
+		size_text((double)r->host, host, sizeof(host));
+	if (r->device > 0)
+		size_text((double)r->device, device, sizeof(device));
+	if (r->disk > 0)
+		size_text((double)r->disk, disk, sizeof(disk));
+	if (r->flops > 0)
+		time_text(r->flops / rate, took, sizeof(took));
+	printf(" %9s %9s %9s %9s", host, device, disk, took);
 }
 
 static void
@@ -89,7 +91,7 @@ print_range(const struct plan *p, const struct range *r, double rate)
 
 	name_range(p, r, name, sizeof(name));
 	printf("%-34s %-6s", name, action_names[e->action]);
-	print_costs((double)(r->host + r->device), (double)r->disk, r->flops, rate);
+	print_costs(r, rate);
 	do {
 		size_t n = strcspn(reason, "\n");
 
@@ -105,7 +107,7 @@ print_table(const struct plan *p, bool all, double rate)
 {
 	struct range total = {0};
 
-	printf("%-34s %-6s %9s %9s %9s  %s\n", "node", "", "memory", "disk", "time", "reason");
+	printf("%-34s %-6s %9s %9s %9s %9s  %s\n", "node", "", "memory", "card", "disk", "time", "reason");
 	for (size_t i = 0; i < p->n;) {
 		struct range r = {.from = i};
 
@@ -114,12 +116,13 @@ print_table(const struct plan *p, bool all, double rate)
 			i++;
 		} while (!all && i < p->n && is_alike(&p->v[r.from], &p->v[i]));
 		print_range(p, &r, rate);
-		total.host = r.host + r.device > total.host ? r.host + r.device : total.host;
+		total.host = r.host > total.host ? r.host : total.host;
+		total.device = r.device > total.device ? r.device : total.device;
 		total.disk += r.disk;
 		total.flops += r.flops;
 	}
 	printf("%-34s %-6s", "total", "");
-	print_costs((double)total.host, (double)total.disk, total.flops, rate);
+	print_costs(&total, rate);
 	printf("  time at %.0f GFLOP/s\n", rate / 1e9);
 }
 
@@ -190,7 +193,7 @@ cmd_plan(int argc, char **argv)
 
 	if (code >= 0)
 		return code;
-	code = session_open(&s, &o.r);
+	code = session_open(&s, "plan", &o.r);
 	all = json_array();
 	for (size_t i = 0; code < 0 || (code == EXIT_OK && i < s.recipe.n); i++) {
 		if (i && !o.r.json)

@@ -333,7 +333,7 @@ cmd_run(int argc, char **argv)
 
 	if (code >= 0)
 		return code;
-	code = session_open(&run.s, &o.r);
+	code = session_open(&run.s, "run", &o.r);
 	if (code < 0 && o.events) {
 		run.events = fopen(o.events, "w");
 		if (!run.events)

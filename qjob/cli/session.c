@@ -39,12 +39,14 @@ load(struct session *s, const struct recipe_options *o)
 }
 
 int
-session_open(struct session *s, const struct recipe_options *o)
+session_open(struct session *s, const char *command, const struct recipe_options *o)
 {
 	int code, rc;
 
-	*s = (struct session){.dev = {.name = o->on.device, .isa = o->on.isa, .threads = o->on.threads}};
-	code = load(s, o);
+	*s = (struct session){0};
+	code = device_read(command, &o->on, &s->dev);
+	if (code < 0)
+		code = load(s, o);
 	if (code >= 0)
 		return code;
 	rc = store_open(&s->store, o->cache_dir);

@@ -22,7 +22,7 @@ struct opened {
 };
 
 /* -1, or an exit code after messages.  Close it in any case. */
-int session_open(struct session *s, const struct recipe_options *o);
+int session_open(struct session *s, const char *command, const struct recipe_options *o);
 void session_close(struct session *s);
 /* The same. */
 int variant_open(struct opened *v, const struct session *s, const struct variant *of);

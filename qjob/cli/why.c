@@ -212,7 +212,7 @@ cmd_why(int argc, char **argv)
 
 	if (code >= 0)
 		return code;
-	code = session_open(&s, &o.r);
+	code = session_open(&s, "why", &o.r);
 	if (code < 0) {
 		all = json_array();
 		log = runlog_read(store_root(s.store), RUNS_BACK);

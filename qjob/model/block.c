@@ -62,14 +62,18 @@ static int
 load_rope(struct dev *d, struct rope *r, const struct config *c, int64_t seqlen)
 {
 	const int64_t half = c->rotary / 2;
-	float *cosines = calloc((size_t)(2 * seqlen * half), sizeof(float)), *sines = cosines + seqlen * half;
+	float *cosines, *sines;
 
-	if (!cosines)
-		return err_set(E_SYS, "no memory for rotary tables of %" PRId64 " positions", seqlen);
-	rope_tables(c, seqlen, cosines, sines);
 	r->interleaved = false;
 	r->cos = dev_mat(d, F32, seqlen, half);
 	r->sin = dev_mat(d, F32, seqlen, half);
+	if (dev_is_dry(d))
+		return 0;
+	cosines = calloc((size_t)(2 * seqlen * half), sizeof(float));
+	if (!cosines)
+		return err_set(E_SYS, "no memory for rotary tables of %" PRId64 " positions", seqlen);
+	sines = cosines + seqlen * half;
+	rope_tables(c, seqlen, cosines, sines);
 	dev_put(d, &r->cos, cosines);
 	dev_put(d, &r->sin, sines);
 	free(cosines);

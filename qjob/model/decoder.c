@@ -15,17 +15,32 @@ struct pass {
 	const struct weights *w;
 	const int32_t *ids;
 	int64_t n, seqlen;
+	bool outputs;                /* logits are wanted, not likelihoods */
 	struct held h;               /* [n*seqlen, D] */
 	int (*after)(struct pass *p, int block);     /* called with what came out of a block; -1: of the embedding */
 	void *own;
 };
+
+static int64_t
+piece_rows(int64_t cols)
+{
+	return cols < PIECE_FLOATS ? PIECE_FLOATS / cols : 1;
+}
+
+int
+embed_load(struct dev *d, struct mat *embed, const struct weights *w)
+{
+	const struct linear_shape shape = {w->config.V, w->config.D};
+
+	return load_matrix(d, embed, w, EMBED, 0, shape);
+}
 
 int
 ends_load(struct dev *d, struct ends *e, const struct weights *w)
 {
 	const struct config *c = &w->config;
 	const struct linear_shape shape = {c->V, c->D};
-	int r = load_matrix(d, &e->embed, w, EMBED, 0, shape);
+	int r = embed_load(d, &e->embed, w);
 
 	if (r == 0)
 		r = load_norm(d, &e->norm, w, FINAL_NORM, 0);
@@ -82,17 +97,96 @@ run_block(struct pass *p, int index)
 	return r < 0 ? err_in(r, "block %d", index) : p->after(p, index);
 }
 
+/* ---- memory ---- */
+
+/* On a dry device with the ends loaded: all tokens held, one chunk through one block, then through the head. */
+static void
+rehearse(struct dev *dry, const struct pass *p, const struct ends *e, struct held *h)
+{
+	const struct config *c = &p->w->config;
+	struct block b;
+	struct mat x, ids, nll;
+	size_t mark;
+
+	held_take(dry, h);
+	mark = dev_mark(dry);
+	h->rows = held_next(h, 0);
+	block_load(dry, &b, p->w, 0, p->seqlen);
+	if (!dev_failed(dry))
+		block_forward(dry, &b, h, p->seqlen);
+	dev_release(dry, mark);
+	held_rows(dry, h, 0, h->rows, true);
+	x = dev_mat(dry, dev_operand(dry), h->rows, c->D);
+	if (p->outputs) {
+		x.rows = piece_rows(c->V) < h->rows ? piece_rows(c->V) : h->rows;
+		nll = dev_mat(dry, F32, x.rows, c->V);
+		op_linear(dry, &nll, &x, &e->head, NULL, false);
+	} else {
+		ids = dev_mat(dry, I32, 1, h->rows);
+		nll = dev_mat(dry, F32, 1, h->rows);
+		op_nll(dry, &nll, &x, &e->head, NULL, &ids, p->seqlen);
+	}
+	dev_release(dry, mark);
+}
+
+static bool
+fits(const struct pass *p, const struct ends *e, const struct held *h)
+{
+	struct held trial = *h;
+	struct dev *dry = dev_dry_like(p->d);
+	bool good;
+
+	rehearse(dry, p, e, &trial);
+	good = !dev_failed(dry);
+	dev_close(dry);
+	return good;
+}
+
+/* Sets p->h so that it fits: all tokens on the device or beside it, in chunks as large as they can be. */
+static int
+settle(struct pass *p, const struct ends *e)
+{
+	const int64_t least = least_sequences(p->seqlen), most = chunk_sequences(p->d, p->seqlen);
+
+	p->h = (struct held){.rows = p->n * p->seqlen, .cols = p->w->config.D, .type = F32};
+	for (int parked = 0; parked < 2; parked++) {
+		p->h.parked = parked;
+		for (int64_t n = most; n >= least; n = n / 2 / least * least) {
+			p->h.chunk = n * p->seqlen;
+			if (fits(p, e, &p->h))
+				return 0;
+		}
+	}
+	return err_set(E_USE, "windows of %" PRId64 " tokens do not fit the %.1f MB that may be used of the device; give more (--memory), "
+	               "or take shorter ones", p->seqlen, (double)dev_size(p->d) / 1e6);
+}
+
+int
+decoder_rehearse(struct dev *dry, const struct weights *w, int64_t n, int64_t seqlen)
+{
+	struct pass p = {.d = dry, .w = w, .n = n, .seqlen = seqlen};
+	struct ends e;
+	int r = ends_load(dry, &e, w);
+
+	if (r == 0)
+		r = settle(&p, &e);
+	if (r == 0)
+		rehearse(dry, &p, &e, &p.h);
+	return r;
+}
+
+/* ---- all blocks ---- */
+
 /* p->h is taken from the device until the caller's mark. */
 static int
 run_blocks(struct pass *p, const struct ends *e)
 {
 	int r = check_ids(p);
 
+	if (r == 0)
+		r = settle(p, e);
 	if (r < 0)
 		return r;
-	p->h = (struct held){
-		.rows = p->n * p->seqlen, .cols = p->w->config.D, .type = F32, .chunk = chunk_sequences(p->d, p->seqlen) * p->seqlen,
-	};
 	held_take(p->d, &p->h);
 	embed_ids(p->d, &p->h, &e->embed, p->ids);
 	r = dev_status(p->d);
@@ -210,12 +304,6 @@ hand_out(struct pass *p, const struct mat *m)
 	return r < 0 ? r : o->f->take(o->f->own, o->host, (size_t)(m->rows * m->cols));
 }
 
-static int64_t
-piece_rows(int64_t cols)
-{
-	return cols < PIECE_FLOATS ? PIECE_FLOATS / cols : 1;
-}
-
 /* The last block's output is handed out after the final norm, by give_ends. */
 static int
 after_output_block(struct pass *p, int block)
@@ -287,7 +375,7 @@ decoder_forward(struct dev *d, const struct weights *w, const struct forward *f)
 	const int64_t widest = w->config.V > w->config.D ? w->config.V : w->config.D;
 	struct outputs o = {.f = f, .host = malloc((widest > PIECE_FLOATS ? (size_t)widest : PIECE_FLOATS) * sizeof(float))};
 	struct pass p = {
-		.d = d, .w = w, .ids = f->ids, .n = f->n, .seqlen = f->seqlen, .after = after_output_block, .own = &o,
+		.d = d, .w = w, .ids = f->ids, .n = f->n, .seqlen = f->seqlen, .outputs = true, .after = after_output_block, .own = &o,
 	};
 	size_t mark = dev_mark(d);
 	int r = o.host ? run_outputs(&p) : err_set(E_SYS, "no memory for pieces of the outputs");

@@ -42,6 +42,7 @@ struct ends {
 };
 
 /* Memory of d is taken until the caller's mark.  Linear weights stay in their stored type; norms and biases become F32. */
+int embed_load(struct dev *d, struct mat *embed, const struct weights *w);
 int ends_load(struct dev *d, struct ends *e, const struct weights *w);
 /* h = the rows of table that ids (of the host, one a row of h) name. */
 void embed_ids(struct dev *d, const struct held *h, const struct mat *table, const int32_t *ids);
@@ -66,6 +67,9 @@ int64_t chunk_sequences(const struct dev *d, int64_t seqlen);
  * E_SYS "interrupted". */
 int decoder_nll(struct dev *d, const struct weights *w, const int32_t *ids, int64_t n, int64_t seqlen, double *window_nll, float *nll,
                 int (*progress)(void *own, int block, int blocks), void *own);
+
+/* Goes through decoder_nll on a dry device, for its peak: n windows, one block, one chunk. */
+int decoder_rehearse(struct dev *dry, const struct weights *w, int64_t n, int64_t seqlen);
 
 /* The whole model's outputs, handed to take() piece by piece, rows in order: with `hidden` the hidden states 0 .. L, each
  * [n*seqlen, D] (0 the embedding, the last one after the final norm, as Transformers has them), then logits [n*seqlen, V]. */

@@ -49,9 +49,11 @@ load_row(struct dev *d, struct mat *m, const struct weights *w, const char *name
 
 	if (r < 0)
 		return r;
+	*m = dev_mat(d, F32, 1, n);
+	if (dev_is_dry(d))
+		return 0;
 	row = mem_new((size_t)n, sizeof(*row));
 	floats_read(row, t->p, t->type, (size_t)n);
-	*m = dev_mat(d, F32, 1, n);
 	dev_put(d, m, row);
 	free(row);
 	return 0;
@@ -84,6 +86,10 @@ load_packed(struct dev *d, struct mat *m, const struct weights *w, const char *l
 
 	if (!w->decode)
 		return err_set(E_USE, "%s is quantized, in a format that is not known", linear);
+	if (dev_is_dry(d)) {
+		put_operand(d, m, NULL, shape);
+		return 0;
+	}
 	dense = malloc((size_t)shape.rows * (size_t)shape.cols * sizeof(*dense));
 	if (!dense)
 		return err_set(E_SYS, "%s: no memory for %" PRId64 " x %" PRId64 " values", linear, shape.rows, shape.cols);
