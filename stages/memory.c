@@ -2,7 +2,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "kernels/codes.h"
 #include "qjob/base/err.h"
@@ -238,13 +237,15 @@ too_much(const struct project *p, const struct dev *d, enum act_of act, const st
 	               "seqlen", what[act], need / 1e6, (double)dev_size(d) / 1e6);
 }
 
-/* Parking costs traffic with the host at every step, smaller chunks little: they come first. */
+/* Parking costs traffic with the host at every step, smaller chunks little: they come first.  On the CPU a room is the same memory
+ * again, so there it only serves a limit that was given. */
 int
 memory_layout(const struct project *p, const struct dev *d, struct layout *l)
 {
+	const int parked = p->device.memory || strcmp(dev_name(d), "cpu") != 0 ? ALL_PARKED : 0;
 	const int64_t seqlen = p->s->calibration.seqlen, least = least_sequences(seqlen), most = chunk_sequences(d, seqlen);
 
-	for (l->parked = 0; l->parked <= ALL_PARKED; l->parked++) {
+	for (l->parked = 0; l->parked <= parked; l->parked++) {
 		for (int64_t n = most; n >= least; n = n / 2 / least * least) {
 			struct dev *dry = dev_dry_like(d);
 			bool fits;
@@ -257,7 +258,7 @@ memory_layout(const struct project *p, const struct dev *d, struct layout *l)
 				return 0;
 		}
 	}
-	l->parked = ALL_PARKED;
+	l->parked = parked;
 	l->chunk = least * seqlen;
 	return too_much(p, d, STREAM, l);
 }
@@ -290,8 +291,6 @@ open_dry(const struct project *p, struct dev **d)
 	fact(p->device_facts, "isa ", isa, sizeof(isa));
 	o.name = kind;
 	o.isa = isa[0] ? isa : o.isa;
-	if (!o.memory && strcmp(kind, "cpu") == 0)
-		o.memory = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
 	return dev_dry(d, &o);
 }
 

@@ -15,7 +15,7 @@
 
 static const struct param model_rows[] = {
 	{"source", PARAM_TEXT, AT(model_params, source), NULL, 0, 0, NULL,
-	 "the model: a folder with config.json and safetensors files, or synthetic:NAME for benchmarks", NULL, 0, PARAM_REQUIRED | PARAM_UNKEYED},
+	 "the model: a folder with config.json and safetensors files, or synthetic:NAME", NULL, 0, PARAM_REQUIRED | PARAM_UNKEYED},
 	{"revision", PARAM_TEXT, AT(model_params, revision), NULL, 0, 0, NULL,
 	 "branch, tag or commit of a hub model", NULL, 0, PARAM_UNKEYED},
 	{0},

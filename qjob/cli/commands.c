@@ -14,10 +14,10 @@
 	DEVICE_ROWS(type, r.on)
 
 #define DEVICE_ROWS(type, on) \
-	{"device", OPT_TEXT, AT(type, on.device), 0, "auto|cpu|cuda|cuda:N", false, "where to compute; auto is a card where there is one"}, \
+	{"device", OPT_TEXT, AT(type, on.device), 0, "auto|cpu|cuda|cuda:N", false, "where to compute; auto: a card where there is one"}, \
 	{"isa", OPT_TEXT, AT(type, on.isa), 0, "NAME", false, "CPU instruction set (avx2, avx512), for equal bytes elsewhere"}, \
 	{"threads", OPT_INT, AT(type, on.threads), 0, "N", false, "how many threads; results do not depend on it"}, \
-	{"memory", OPT_TEXT, AT(type, on.memory), 0, "SIZE", false, "most memory of the device to use, as 24G; results do not depend on it"}
+	{"memory", OPT_TEXT, AT(type, on.memory), 0, "SIZE", false, "most memory of the device to use: 24G; results stay the same"}
 
 static const struct opt run_opts[] = {
 	RECIPE_ROWS(run_cli_options, r),
@@ -77,6 +77,12 @@ static const struct opt tokenize_opts[] = {
 	{0},
 };
 
+static const struct opt doctor_opts[] = {
+	{"cache-dir", OPT_TEXT, AT(doctor_options, cache_dir), 0, "DIR", false, "the store; else $QJOB_CACHE, else ~/.cache/qjob"},
+	{"json", OPT_FLAG, AT(doctor_options, json), 0, NULL, false, "print JSON"},
+	{0},
+};
+
 static const struct opt help_opts[] = {
 	{"TOPIC", OPT_ARG, AT(help_options, topic), 0, "TOPIC", false, "a command, a section of recipes, a method or a format"},
 	{"as", OPT_TEXT, AT(help_options, as), 0, "man|bash|zsh", false, "write the manual page, or completion for a shell"},
@@ -104,6 +110,9 @@ const struct command commands[] = {
 	{"forward", cmd_forward, "compute a model's logits", NULL, forward_opts},
 	{"tokenize", cmd_tokenize, "turn text into ids", "Reads one JSON string a line, writes one JSON list of ids a line.",
 	 tokenize_opts},
+	{"doctor", cmd_doctor, "show what this machine has to compute with",
+	 "Names the devices with their drivers and libraries, or why there is none, the device and instruction set that\n"
+	 "`--device auto` means here, the libraries of the program, and the store with the disk that is left for it.", doctor_opts},
 	{"help", cmd_help, "explain a command, section, method or format", NULL, help_opts},
 	{"version", cmd_version, "print the version, and those of the libraries", NULL, version_opts},
 	{0},

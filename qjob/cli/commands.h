@@ -33,6 +33,7 @@ int cmd_init(int argc, char **argv);
 int cmd_schema(int argc, char **argv);
 int cmd_forward(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
 int cmd_help(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
@@ -75,7 +76,7 @@ struct opt {
 	enum opt_type type;
 	size_t at;
 	char letter;              /* 'q' for -q; 0: none */
-	const char *value;        /* what follows: "N", "FILE", "auto|cpu" (these words only; "cuda:N" is cuda: and a number); completion looks at it */
+	const char *value;        /* what follows: "N", "FILE", "auto|cpu|cuda:N" (these words only, N a number); completion looks at it */
 	bool required;
 	const char *help;
 };

@@ -2,6 +2,7 @@
 #ifndef QJOB_CLI_OPTIONS_H
 #define QJOB_CLI_OPTIONS_H
 
+#include "qjob/base/json.h"
 #include "qjob/cli/commands.h"
 
 /* Of every command that reads a recipe. */
@@ -42,6 +43,11 @@ struct init_options {
 	const char *output;       /* NULL: stdout */
 };
 
+struct doctor_options {
+	const char *cache_dir;
+	bool json;
+};
+
 struct help_options {
 	const char *topic;        /* NULL: all commands */
 	const char *as;           /* NULL: text; "man", "bash", "zsh" */
@@ -50,5 +56,8 @@ struct help_options {
 struct no_options {
 	bool json;
 };
+
+/* {"openssl": "3.0.11"...}: of what is linked; the backends' own are asked for by the runs that load them.  Caller decrefs. */
+json_t *library_versions(void);
 
 #endif

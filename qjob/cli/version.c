@@ -13,9 +13,8 @@
 #include "stages/pack/format.h"
 #include "stages/quant/method.h"
 
-/* Of what is linked; the backends' own libraries are asked for by the runs that load them. */
-static json_t *
-libraries(void)
+json_t *
+library_versions(void)
 {
 	unsigned xxh = XXH_versionNumber();
 	char pcre[64] = "", xxhash[32];
@@ -56,7 +55,7 @@ cmd_version(int argc, char **argv)
 
 	if (code >= 0)
 		return code;
-	all = libraries();
+	all = library_versions();
 	if (o.json) {
 		json_t *j = json_object();
 

@@ -19,6 +19,7 @@ enum {
 	DOUBT_NS = 20000000,      /* coarser than the clock of any usual file system */
 };
 
+static const char cards[] = "/proc/driver/nvidia";
 static const char first_line[] = "qjob-stamp 1\n";
 
 /* The processor decides which instructions a library picks, and so the bytes. */
@@ -34,6 +35,42 @@ add_cpu(struct buf *out)
 	__get_cpuid_count(7, 0, &a, &b, &c, &d);
 #endif
 	buf_printf(out, "cpu %08x %08x\n", family, b);
+}
+
+/* A card or a driver in another's place may give other bytes; asking CUDA itself would cost more than the whole check. */
+static void
+add_cards(struct buf *out, const char *driver)
+{
+	char *version = path_join(driver, "version"), *gpus = path_join(driver, "gpus"), **names, hex[XXH3_HEX];
+	struct buf text = {0};
+	size_t n = 0;
+
+	if (file_exists(version))
+		file_read(&text, version, STAMP_MOST);
+	if (text.n > 0 && dir_names(&names, &n, gpus) == 0) {
+		for (size_t i = 0; i < n; i++) {
+			char *card = mem_format("%s/%s/information", gpus, names[i]);
+
+			buf_printf(&text, "%s\n", names[i]);
+			file_read(&text, card, STAMP_MOST);
+			free(card);
+		}
+		dir_names_free(names, n);
+	}
+	if (text.n > 0) {
+		xxh3_of(text.p, text.n, hex);
+		buf_printf(out, "cards %s\n", hex);
+	}
+	buf_release(&text);
+	free(version);
+	free(gpus);
+}
+
+void
+stamp_machine(struct buf *out, const char *driver)
+{
+	add_cpu(out);
+	add_cards(out, driver);
 }
 
 static void
@@ -102,7 +139,7 @@ check_lines(const struct stamp *s, const char *p)
 {
 	struct buf cpu = {0};
 
-	add_cpu(&cpu);
+	stamp_machine(&cpu, cards);
 	p = after(p, first_line, sizeof(first_line) - 1);
 	p = after(p, s->what.p, s->what.n);
 	p = after(p, cpu.p, cpu.n);
@@ -184,7 +221,7 @@ stamp_save(struct stamp *s, const char *store_root, const char *text)
 	struct buf b = {0};
 
 	buf_printf(&b, "%s%s", first_line, buf_text(&s->what));
-	add_cpu(&b);
+	stamp_machine(&b, cards);
 	buf_printf(&b, "%stext\n%s", buf_text(&s->lines), text);
 	if (!s->doubtful && dir_make(folder) == 0)
 		file_replace(path, b.p, b.n);

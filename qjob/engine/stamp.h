@@ -5,6 +5,7 @@
  *         what <bytes>
  *         version 0.1.0 ...              the program and the resolved recipe: all that decides the result but files
  *         cpu 00a20f12 219c97a9
+ *         cards <xxh3>                   what the NVIDIA driver tells of itself and its cards; absent where there is none
  *         file <dev> <inode> <size> <mtime_ns> <ctime_ns> <path>      every input, library and output
  *         ...
  *         text
@@ -31,6 +32,9 @@ struct stamp {
 	int64_t since;            /* ns of the clock when reading began */
 	bool doubtful;            /* a file could not be asked, or changed a moment ago */
 };
+
+/* Appends the lines "cpu" and "cards" for this machine; driver: "/proc/driver/nvidia". */
+void stamp_machine(struct buf *out, const char *driver);
 
 /* Before anything is read.  further: what else decides the result, as "device cpu isa avx2". */
 void stamp_begin(struct stamp *s, const struct settings *of, const char *further);

@@ -187,6 +187,41 @@ stands_a_damaged_stamp(void **state)
 	free(path);
 }
 
+/* Another driver, another card or one card less is another machine. */
+static void
+cards_and_drivers_count(void **state)
+{
+	struct fixture *f = *state;
+	char *driver = path_join(f->dir, "nvidia"), *gpu = path_join(driver, "gpus/0000:01:00.0");
+	char *version = path_join(driver, "version"), *card = path_join(gpu, "information");
+	struct buf none = {0}, some = {0}, other = {0}, newer = {0};
+
+	stamp_machine(&none, driver);
+	assert_null(strstr(buf_text(&none), "cards"));
+	assert_ok(dir_make(gpu));
+	put(version, "NVRM version: 550.54.15\n");
+	put(card, "Model: H100\n");
+	stamp_machine(&some, driver);
+	assert_non_null(strstr(buf_text(&some), "\ncards "));
+	put(card, "Model: H200\n");
+	stamp_machine(&other, driver);
+	put(version, "NVRM version: 560.28.03\n");
+	stamp_machine(&newer, driver);
+	assert_string_not_equal(buf_text(&some), buf_text(&other));
+	assert_string_not_equal(buf_text(&newer), buf_text(&other));
+	buf_clear(&other);
+	stamp_machine(&other, driver);
+	assert_string_equal(buf_text(&newer), buf_text(&other));
+	buf_release(&none);
+	buf_release(&some);
+	buf_release(&other);
+	buf_release(&newer);
+	free(card);
+	free(version);
+	free(gpu);
+	free(driver);
+}
+
 int
 main(void)
 {
@@ -195,6 +230,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(sees_every_change, make, end),
 		cmocka_unit_test_setup_teardown(doubts_what_is_young, make, end),
 		cmocka_unit_test_setup_teardown(stands_a_damaged_stamp, make, end),
+		cmocka_unit_test_setup_teardown(cards_and_drivers_count, make, end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -235,8 +235,8 @@ too_little_is_told_before_any_work(void **state)
 	open_run(&r, "", 256, 2000000, &text);
 	assert_null(r.p);
 	assert_non_null(strstr(buf_text(&text), "memory: calibration and quantization need "));
-	assert_non_null(strstr(buf_text(&text), " MB of the device's memory at least, and 2.0 MB are there to use; give more (--memory), or "
-	                                        "lower seqlen"));
+	assert_non_null(strstr(buf_text(&text), " MB of the device's memory at least, and 2.0 MB are there to use; "
+	                                        "give more (--memory), or lower seqlen"));
 	close_run(&r);
 	buf_release(&text);
 }
@@ -266,11 +266,58 @@ dry_cards_tell_what_a_card_would_hold(void **state)
 	dev_close(d);
 }
 
+/* Bytes of a card that 128 x 2048 tokens of 7B shapes take; 0: they do not fit. */
+static size_t
+card_of_7b(size_t memory, size_t *on_host)
+{
+	static const char recipe[] = "model: {source: 'synthetic:qwen2-7b'}\ncalibration: {dataset: 'synthetic:tokens'}\n";
+	const struct dev_options o = {.name = "cpu"};
+	struct diag d = {0};
+	struct yaml *tree = yaml_parse(recipe, strlen(recipe), "r.yaml", &d);
+	struct settings s;
+	struct project *p;
+	size_t device;
+
+	settings_read(&s, tree, &d);
+	p = project_open(&s, tree, &o, &d);
+	assert_non_null(p);
+	p->device.memory = memory;
+	snprintf(p->device_facts, sizeof(p->device_facts), "device cuda\n");
+	device = memory_predict(p) == 0 ? p->memory.stream.device : 0;
+	*on_host = p->memory.stream.host;
+	project_close(p);
+	settings_release(&s);
+	yaml_free(tree);
+	diag_release(&d);
+	return device;
+}
+
+static void
+a_7b_model_is_made_to_fit_a_card(void **state)
+{
+	char *root = t_dir();
+	size_t none, some, all, on_host;
+
+	(void)state;
+	setenv("QJOB_SYNTHETIC", root, 1);
+	none = card_of_7b(0, &on_host);
+	assert_int_equal(on_host, 0);
+	some = card_of_7b(24000000000, &on_host);
+	assert_true(none > 20000000000 && some > 0 && some <= 24000000000);
+	all = card_of_7b(8000000000, &on_host);
+	assert_true(all > 6000000000 && all <= 8000000000);
+	assert_int_equal(on_host, (size_t)128 * 2048 * (3584 * 4 + (3584 + 18944) * 2));
+	assert_int_equal(card_of_7b(4000000000, &on_host), 0);
+	unsetenv("QJOB_SYNTHETIC");
+	t_dir_end(root);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(dry_cards_tell_what_a_card_would_hold),
+		cmocka_unit_test(a_7b_model_is_made_to_fit_a_card),
 		cmocka_unit_test(too_little_is_told_before_any_work),
 		cmocka_unit_test(predictions_are_what_is_taken),
 		cmocka_unit_test(less_memory_gives_the_same_bytes),

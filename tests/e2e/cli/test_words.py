@@ -5,7 +5,7 @@ import subprocess
 
 from common import MODEL, QJOB, SMALL, SOURCE, Case, main
 
-COMMANDS = "run plan why log init schema forward tokenize help version".split()
+COMMANDS = "run plan why log init schema forward tokenize doctor help version".split()
 
 
 class Words(Case):
@@ -24,7 +24,9 @@ class Words(Case):
             (["run", "-x", "a"], "qjob run: unknown option -x; try `qjob help run`"),
             (["run", "a", "--set"], "qjob run: --set: NAME=VALUE is missing; try `qjob help run`"),
             (["run", "a", "--threads", "0"], "qjob run: --threads: 0 is not a whole number from 1 to 4096; try `qjob help run`"),
-            (["run", "a", "--device", "gpu"], "qjob run: --device: gpu is not one of auto|cpu; try `qjob help run`"),
+            (["run", "a", "--device", "gpu"], "qjob run: --device: gpu is not one of auto|cpu|cuda|cuda:N; try `qjob help run`"),
+            (["run", "a", "--device", "cuda:x"], "qjob run: --device: cuda:x is not one of auto|cpu|cuda|cuda:N; try `qjob help run`"),
+            (["run", "a", "--memory", "lots"], "qjob run: --memory: lots is not a size like 5GB, 200MB or 1GiB; try `qjob help run`"),
             (["run", "a", "--json=1"], "qjob run: --json takes no value; try `qjob help run`"),
             (["run", "a", "--output", "x", "--output=y"], "qjob run: --output is given twice; try `qjob help run`"),
             (["forward", "m"], "qjob forward: --ids is missing; try `qjob help forward`"),
@@ -48,6 +50,18 @@ class Words(Case):
                             ("rtn", "quantize.method: rtn"), ("compressed-tensors", "pack.format: compressed-tensors"),
                             ("fetch", "fetch: ")]:
             self.assertIn(said, self.qjob("help", topic)[0])
+
+    def test_doctor(self):
+        said = self.json("doctor", "--json", "--cache-dir", "store")
+        self.assertRegex(said["devices"]["cpu"][0], r"^cpu: \d+ threads, .* GiB of memory, oneDNN \d")
+        self.assertRegex(said["devices"]["cuda"][0], r"^cuda: ")
+        self.assertIn(said["auto"][0], ("device cpu", "device cuda"))
+        self.assertIn("openssl", said["libraries"])
+        self.assertTrue(said["store"]["path"].endswith("/store"))
+        self.assertGreater(said["store"]["free"], 0)
+        out, _ = self.qjob("doctor", "--cache-dir", "store")
+        for word in ("devices    cpu: ", "           cuda: ", "auto is    device ", "libraries  ", "store      "):
+            self.assertIn("\n" + word, out)
 
     def test_version(self):
         out, _ = self.qjob("version")
@@ -128,7 +142,7 @@ class Words(Case):
         self.assertEqual(complete("qjob", ""), COMMANDS)
         self.assertEqual(complete("qjob", "pl"), ["plan"])
         self.assertEqual(complete("qjob", "run", "--th"), ["--threads"])
-        self.assertEqual(complete("qjob", "run", "--device", ""), ["auto", "cpu"])
+        self.assertEqual(complete("qjob", "run", "--device", ""), ["auto", "cpu", "cuda", "cuda:N"])
         self.write("recipe.yaml", "")
         self.assertEqual(complete("qjob", "run", "rec"), ["recipe.yaml"])
 
