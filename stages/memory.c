@@ -193,7 +193,7 @@ rehearse_alone(const struct project *p, struct dev *d)
 }
 
 /* Of the packed model, whose linears come as fp32: more than the original's. */
-static void
+static int
 rehearse_evaluation(const struct project *p, struct dev *d)
 {
 	const struct perplexity_params *e = &p->s->validate.perplexity;
@@ -203,19 +203,23 @@ rehearse_evaluation(const struct project *p, struct dev *d)
 	dev_math(d, strcmp(p->s->validate.dtype, "bfloat16") == 0 ? MATH_BF16 : MATH_F32);
 	for (size_t i = 0; i < n; i++)
 		dev_mat(d, F32, v[i].rows, v[i].cols);
-	decoder_rehearse(d, &p->weights, e->windows ? e->windows : 100, e->seqlen);
+	return decoder_rehearse(d, &p->weights, e->windows ? e->windows : 100, e->seqlen);
 }
 
 /* ---- layouts ---- */
 
-static void
+/* Does it fit? */
+static bool
 rehearse(const struct project *p, struct dev *d, enum act_of act, const struct layout *l)
 {
+	int rc = 0;
+
 	switch (act) {
 	case STREAM: rehearse_stream(p, d, l); break;
 	case ALONE:  rehearse_alone(p, d); break;
-	default:     rehearse_evaluation(p, d);
+	default:     rc = rehearse_evaluation(p, d);
 	}
+	return rc == 0 && !dev_failed(d);
 }
 
 /* What is needed at least, told where it is more than there is. */
@@ -251,8 +255,7 @@ memory_layout(const struct project *p, const struct dev *d, struct layout *l)
 			bool fits;
 
 			l->chunk = n * seqlen;
-			rehearse(p, dry, STREAM, l);
-			fits = !dev_failed(dry);
+			fits = rehearse(p, dry, STREAM, l);
 			dev_close(dry);
 			if (fits)
 				return 0;
@@ -305,9 +308,7 @@ predict(struct project *p, enum act_of act, struct demand *m)
 		return rc;
 	if (act == STREAM)
 		rc = memory_layout(p, d, &l);
-	if (rc == 0)
-		rehearse(p, d, act, &l);
-	if (rc == 0 && dev_failed(d))
+	if (rc == 0 && !rehearse(p, d, act, &l))
 		rc = too_much(p, d, act, &l);
 	dev_taken(d, &m->device, &m->host);
 	dev_close(d);

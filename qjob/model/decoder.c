@@ -111,9 +111,9 @@ rehearse(struct dev *dry, const struct pass *p, const struct ends *e, struct hel
 	held_take(dry, h);
 	mark = dev_mark(dry);
 	h->rows = held_next(h, 0);
-	block_load(dry, &b, p->w, 0, p->seqlen);
-	if (!dev_failed(dry))
-		block_forward(dry, &b, h, p->seqlen);
+	if (block_load(dry, &b, p->w, 0, p->seqlen) < 0)
+		return;        /* what is wrong with it, if not its size, will be told by who loads it */
+	block_forward(dry, &b, h, p->seqlen);
 	dev_release(dry, mark);
 	held_rows(dry, h, 0, h->rows, true);
 	x = dev_mat(dry, dev_operand(dry), h->rows, c->D);

@@ -41,6 +41,22 @@ def two_folders():
                 check(str(p.dir).encode() not in data, name, file, "tells where it was made")
 
 
+def memory():
+    """As little memory of the device as a recipe can be run with."""
+    with place() as p:
+        p.furnish()
+        for i, (name, r) in enumerate(RECIPES):
+            p.write("r.yaml", r)
+            p.qjob("run", "r.yaml", "-q", "-o", f"out-{i}")
+            for size in range(500, 20000, 500):
+                p.cache = p.dir / f"store-{i}-{size}"
+                done = p.qjob("run", "r.yaml", "-q", "-o", f"little-{i}", "--memory", f"{size}K", code=None)
+                if done.code == 0:
+                    break
+                check(done.code == 2 and done.err.startswith("memory: "), done.code, done.err)
+            compare(digests(p.dir / f"out-{i}"), digests(p.dir / f"little-{i}"), f"{name}: {size}K")
+
+
 def threads():
     """A model large enough for its products to be shared out, with every instruction set that this processor has."""
     tried = []
@@ -231,4 +247,4 @@ def interrupts():
             compare(want, digests(p.dir / "out"), number.name)
 
 
-main([two_folders, threads, environments, kills, kills_in_the_output_folder, interrupts])
+main([two_folders, memory, threads, environments, kills, kills_in_the_output_folder, interrupts])

@@ -338,6 +338,54 @@ many_windows_come_in_chunks(void **state)
 	dev_close(d);
 }
 
+/* Mean NLLs of n windows within so much memory (0: plenty); returns the peak, 0 when it is too little. */
+static size_t
+nll_within(size_t memory, const struct golden *g, const int32_t *ids, int64_t n, double *window)
+{
+	const struct dev_options o = {.name = "cpu", .threads = 2, .memory = memory};
+	size_t peak = 0;
+	struct dev *d;
+	int rc;
+
+	assert_int_equal(dev_open(&d, &o), 0);
+	dev_math(d, MATH_F32);
+	rc = decoder_nll(d, &g->w, ids, n, g->seqlen, window, NULL, NULL, NULL);
+	if (rc == 0)
+		peak = dev_peak(d);
+	else
+		assert_int_equal(rc, E_USE);
+	assert_int_equal(dev_mark(d), 0);
+	dev_close(d);
+	return peak;
+}
+
+static void
+activations_beside_the_device_change_nothing(void **state)
+{
+	enum { N = 404 };
+	struct golden g;
+	double plenty[N], little[N];
+	size_t most, memory = 0, peak;
+	int32_t *ids;
+
+	(void)state;
+	golden_open(&g, "llama");
+	ids = mem_new((size_t)(N * g.seqlen), sizeof(*ids));
+	for (int i = 0; i < N; i++)
+		memcpy(ids + i * g.seqlen, g.ids + (i % 3 == 0) * g.seqlen, (size_t)g.seqlen * sizeof(*ids));
+	most = nll_within(0, &g, ids, N, plenty);
+	do {
+		memory += 100000;
+		peak = nll_within(memory, &g, ids, N, little);
+		if (peak == 0)
+			assert_non_null(strstr(err_text(), "do not fit the "));
+	} while (peak == 0);
+	assert_true(peak <= memory && memory < most - (size_t)(N * g.seqlen * 64 * 4) / 2);
+	assert_memory_equal(plenty, little, sizeof(plenty));
+	free(ids);
+	golden_close(&g);
+}
+
 static void
 what_cannot_be_run_is_refused(void **state)
 {
@@ -489,6 +537,7 @@ main(void)
 		cmocka_unit_test(bf16_products_stay_close),
 		cmocka_unit_test(nll_is_that_of_the_logits),
 		cmocka_unit_test(many_windows_come_in_chunks),
+		cmocka_unit_test(activations_beside_the_device_change_nothing),
 		cmocka_unit_test(what_cannot_be_run_is_refused),
 		cmocka_unit_test(steps_make_a_block),
 		cmocka_unit_test(packed_linears_are_decoded),
