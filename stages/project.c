@@ -170,6 +170,10 @@ project_close(struct project *p)
 	}
 	for (size_t i = 0; i < p->ninputs; i++)
 		free(p->inputs[i]);
+	for (struct room *r = p->rooms, *next; r; r = next) {
+		next = r->next;
+		free(r);
+	}
 	if (p->dev)
 		dev_close(p->dev);
 	weights_close(&p->weights);
@@ -200,6 +204,36 @@ project_dev(const struct project *p, struct dev **d)
 	}
 	*d = own->dev;
 	return 0;
+}
+
+/* ---- rooms ---- */
+
+struct room *
+project_room(const struct project *p, size_t size)
+{
+	struct project *own = (struct project *)p;
+	struct room *r = own->rooms;
+
+	while (r && atomic_load(&r->taken))
+		r = r->next;
+	if (!r) {
+		char *bytes = dev_room(p->dev, size);
+
+		if (!bytes)
+			return NULL;
+		r = mem_new(1, sizeof(*r));
+		*r = (struct room){.next = own->rooms, .bytes = bytes, .size = size};
+		own->rooms = r;
+	}
+	atomic_store(&r->taken, true);
+	return r;
+}
+
+void
+room_back(struct room *r)
+{
+	if (r)
+		atomic_store(&r->taken, false);
 }
 
 void

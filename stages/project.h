@@ -3,6 +3,8 @@
 #ifndef QJOB_STAGES_PROJECT_H
 #define QJOB_STAGES_PROJECT_H
 
+#include <stdatomic.h>
+
 #include "kernels/dev.h"
 #include "qjob/base/mem.h"
 #include "qjob/model/decoder.h"
@@ -48,12 +50,25 @@ struct project {
 		struct demand stream, alone, evaluation;   /* calibrate and quantize; quantize without a stream; validate */
 	} memory;                      /* predicted: memory_predict */
 	struct dev *dev;               /* opened at first use: project_dev */
+	struct room *rooms;            /* beside it: project_room */
 	char **inputs;                 /* absolute */
 	size_t ninputs;
 };
 
 /* The device all compute nodes of a project share; opened at the first call (compute nodes run one at a time). */
 int project_dev(const struct project *p, struct dev **d);
+
+/* Host memory of the device (dev_room) for what a node leaves to be finished: one that was given back, or a new one, which belongs to
+ * the project; NULL when there is none to be had.  All have the size that the first call wants.  Call it between nodes' own
+ * operations, on the thread that computes; give back from any. */
+struct room {
+	struct room *next;
+	char *bytes;
+	size_t size;
+	atomic_bool taken;
+};
+struct room *project_room(const struct project *p, size_t size);
+void room_back(struct room *r);
 void project_warm(const struct project *p);
 
 /* Choices of one block: first and count. */

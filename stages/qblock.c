@@ -7,86 +7,96 @@
 #include "qjob/base/json.h"
 #include "qjob/base/pool.h"
 
-static void *
-take(struct dev *d, const struct mat *m)
-{
-	void *host = mem_new((size_t)(m->rows * m->cols), dtype_size(m->type));
+/* ---- from the device ---- */
 
-	dev_get(d, host, m);
-	return host;
+enum { ALIGN = 64 };
+
+static size_t
+aligned(size_t bytes)
+{
+	return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+size_t
+qblock_bytes(const struct choice *c, size_t n)
+{
+	size_t sum = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		size_t rows = (size_t)c[i].rows, groups = (size_t)((c[i].cols + c[i].group - 1) / c[i].group);
+
+		sum += aligned(rows * codes_bytes(c[i].cols, c[i].bits)) + aligned(rows * groups * sizeof(float)) + aligned(rows * groups)
+		       + aligned((size_t)c[i].cols * sizeof(int32_t)) + aligned(rows * sizeof(double));
+	}
+	return sum;
+}
+
+/* The place in the room that m is on its way to. */
+static void *
+send(struct qblock *b, struct dev *d, const struct mat *m)
+{
+	size_t bytes = (size_t)(m->rows * m->cols) * dtype_size(m->type);
+	char *to = b->room + b->used;
+
+	b->used += aligned(bytes);
+	dev_park(d, to, m);
+	return to;
 }
 
 /* Packed where they are: half a byte or so a code comes over, and no host thread turns bits while the device waits. */
-static uint8_t *
-take_codes(struct dev *d, const struct qmat *q, int bits)
+static void *
+send_codes(struct qblock *b, struct dev *d, const struct qmat *q, int bits)
 {
-	size_t mark = dev_mark(d);
 	struct mat stream = dev_mat(d, U8, q->code.rows, (int64_t)codes_bytes(q->code.cols, bits));
-	uint8_t *packed;
 
 	op_pack_codes(d, &stream, &q->code, bits);
-	packed = take(d, &stream);
-	dev_release(d, mark);
-	return packed;
+	return send(b, d, &stream);
 }
 
 static void *
-take_scale(struct dev *d, const struct qmat *q, enum dtype stored)
+send_scale(struct qblock *b, struct dev *d, const struct qmat *q, enum dtype stored)
 {
-	size_t n = (size_t)(q->scale.rows * q->scale.cols);
-	float *f = take(d, &q->scale);
-	uint16_t *h;
+	struct mat scale = dev_mat(d, stored, q->scale.rows, q->scale.cols);
 
-	if (stored == F32)
-		return f;
-	h = mem_new(n, sizeof(*h));
-	for (size_t i = 0; i < n; i++)
-		h[i] = stored == F16 ? float_f16(f[i]) : float_bf16(f[i]);
-	free(f);
-	return h;
-}
-
-static double
-sum_loss(struct dev *d, const struct mat *loss)
-{
-	double *v = take(d, loss), sum = 0;
-
-	for (int64_t i = 0; i < loss->cols; i++)
-		sum += v[i];
-	free(v);
-	return sum;
+	op_convert(d, &scale, &q->scale);
+	return send(b, d, &scale);
 }
 
 int
 qblock_add(struct qblock *b, struct dev *d, const struct choice *c, const struct solved *s, const struct grid *g, int64_t tokens)
 {
 	struct qresult *r = &b->v[b->n++];
+	size_t mark = dev_mark(d);
 
 	*r = (struct qresult){.choice = c, .damp = s->damp, .dead = s->dead, .tokens = tokens};
 	memcpy(r->fallback, s->fallback, sizeof(r->fallback));
 	r->q = (struct qlinear){.bits = c->bits, .rows = c->rows, .cols = c->cols, .group = c->group, .groups = s->q.scale.cols,
 	                        .sym = c->sym, .scale_type = g->stored};
-	r->q.codes = take_codes(d, &s->q, c->bits);
-	r->q.scale = take_scale(d, &s->q, g->stored);
+	if (b->size - b->used < qblock_bytes(c, 1))
+		return err_set(E_SYS, "%s: its results do not fit the room of %zu bytes", c->name, b->size);
+	r->q.codes = send_codes(b, d, &s->q, c->bits);
+	r->q.scale = send_scale(b, d, &s->q, g->stored);
 	if (!c->sym)
-		r->q.zero = take(d, &s->q.zero);
+		r->q.zero = send(b, d, &s->q.zero);
 	if (!s->in_order)
-		r->q.group_of = take(d, &s->q.group_of);
-	r->loss = sum_loss(d, &s->loss);
-	return dev_status(d);
+		r->q.group_of = send(b, d, &s->q.group_of);
+	r->rows = send(b, d, &s->loss);
+	dev_release(d, mark);
+	return 0;
 }
 
-void
-qblock_release(struct qblock *b)
+int
+qblock_settle(struct qblock *b, struct dev *d)
 {
-	for (size_t i = 0; i < b->n; i++) {
-		free((void *)b->v[i].q.codes);
-		free((void *)b->v[i].q.scale);
-		free((void *)b->v[i].q.zero);
-		free((void *)b->v[i].q.group_of);
-	}
-	b->n = 0;
+	int rc = dev_status(d);
+
+	for (size_t i = 0; i < b->n && rc == 0; i++)
+		for (int64_t o = 0; o < b->v[i].q.rows; o++)
+			b->v[i].loss += b->v[i].rows[o];
+	return rc;
 }
+
+/* ---- tensors ---- */
 
 /* A tensor of the file and where its bytes are. */
 struct piece {

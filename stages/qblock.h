@@ -13,7 +13,8 @@
 
 struct qresult {
 	const struct choice *choice;
-	struct qlinear q;             /* its arrays are owned by the result */
+	struct qlinear q;             /* its arrays lie in the block's room */
+	const double *rows;           /* [O], in the room: loss of each row */
 	double loss, damp;
 	int64_t dead, tokens;
 	char fallback[160];
@@ -22,12 +23,17 @@ struct qresult {
 struct qblock {
 	struct qresult v[PARTS];
 	size_t n;
+	char *room;                   /* of results; the caller's, for as long as the block is */
+	size_t used, size;
 };
 
-/* Copies one linear's solution from the device. */
+/* Bytes that the results of these linears take in a room. */
+size_t qblock_bytes(const struct choice *c, size_t n);
+/* Sends one linear's solution from the device to the room, in order with the operations around it: the device goes on, and
+ * what arrives may be looked at after qblock_settle, which waits for all of it. */
 int qblock_add(struct qblock *b, struct dev *d, const struct choice *c, const struct solved *s, const struct grid *g, int64_t tokens);
+int qblock_settle(struct qblock *b, struct dev *d);
 int qblock_write(const struct qblock *b, const char *folder, int block);
-void qblock_release(struct qblock *b);
 
 /* What the linears are, by content: from memory, before anything is written.  All cores are used. */
 void qblock_digest(const struct qblock *b, char hex[SHA256_HEX]);

@@ -27,7 +27,6 @@ struct work {
 	struct qblock out;
 	const struct choice *choices;
 	size_t n;
-	double loss;
 };
 
 static bool
@@ -197,7 +196,6 @@ take_results(struct work *w, const struct choice *c, size_t n, const struct solv
 		rc = qblock_add(&w->out, w->d, &c[i], &one, g, tokens);
 		if (rc < 0)
 			return rc;
-		w->loss += w->out.v[w->out.n - 1].loss;
 		at += c[i].rows;
 	}
 	return 0;
@@ -353,56 +351,105 @@ work_open(struct work *w, struct job *job)
 	return rc;
 }
 
-static struct qblock *
-keep(const struct qblock *b)
-{
-	struct qblock *kept = mem_new(1, sizeof(*kept));
+/* What run leaves for finish. */
+struct kept {
+	struct qblock block;
+	struct room *room;
+};
 
-	*kept = *b;
-	return kept;
+/* The most that the results of any block take. */
+static size_t
+room_size(const struct project *p)
+{
+	size_t most = 0;
+
+	for (int b = 0; b < p->weights.config.L; b++) {
+		size_t n, bytes;
+		const struct choice *c = project_block(p, b, &n);
+
+		bytes = qblock_bytes(c, n);
+		most = bytes > most ? bytes : most;
+	}
+	return most;
+}
+
+static int
+take_room(struct work *w, struct kept *k)
+{
+	k->room = project_room(w->p, room_size(w->p));
+	if (!k->room)
+		return dev_status(w->d);
+	w->out.room = k->room->bytes;
+	w->out.size = k->room->size;
+	return 0;
+}
+
+/* The block's result decides what the stream carries on. */
+static void
+advance(struct work *w)
+{
+	char hex[SHA256_HEX];
+
+	qblock_digest(&w->out, hex);
+	stream_advance(w->s, w->job, hex);
+	w->job->host->exports(w->job, "activations", w->s->digest);
+}
+
+static void
+tell_loss(struct work *w)
+{
+	char text[64];
+	double loss = 0;
+
+	for (size_t i = 0; i < w->out.n; i++)
+		loss += w->out.v[i].loss;
+	snprintf(text, sizeof(text), "loss %.4g", loss);
+	w->job->host->progress(w->job, 1, 1, text);
 }
 
 static int
 run(struct job *job)
 {
+	struct kept *kept = mem_new(1, sizeof(*kept));
 	struct work w;
-	char hex[SHA256_HEX], text[64];
 	size_t mark = 0;
 	int rc = work_open(&w, job);
 
+	if (rc == 0)
+		rc = take_room(&w, kept);
 	if (rc == 0 && !w.s)
 		mark = dev_mark(w.d);
 	if (rc == 0)
 		rc = !w.s ? solve_alone(&w) : w.p->wish.true_sequential ? solve_in_sequence(&w) : solve_at_once(&w);
-	/* The block's result decides what the stream carries on. */
-	if (rc == 0 && w.s) {
-		qblock_digest(&w.out, hex);
-		stream_advance(w.s, job, hex);
-		job->host->exports(job, "activations", w.s->digest);
-	}
+	if (rc == 0)
+		rc = qblock_settle(&w.out, w.d);
+	if (rc == 0 && w.s)
+		advance(&w);
 	if (rc == 0) {
-		snprintf(text, sizeof(text), "loss %.4g", w.loss);
-		job->host->progress(job, 1, 1, text);
+		tell_loss(&w);
 		if (!w.s)
 			dev_release(w.d, mark);
 	}
 	if (w.file.view.p)
 		safetensors_close(&w.file);
-	if (rc == 0)
-		job->kept = keep(&w.out);
-	else
-		qblock_release(&w.out);
+	if (rc == 0) {
+		kept->block = w.out;
+		job->kept = kept;
+	} else {
+		room_back(kept->room);
+		free(kept);
+	}
 	return rc;
 }
 
 static int
 finish(struct job *job)
 {
-	struct qblock *b = job->kept;
-	int rc = job->out ? qblock_write(b, job->out, job->node->index) : 0;
+	struct kept *kept = job->kept;
+	int rc = job->out ? qblock_write(&kept->block, job->out, job->node->index) : 0;
 
-	qblock_release(b);
-	free(b);
+	room_back(kept->room);
+	free(kept);
 	return rc;
 }
 

@@ -65,13 +65,14 @@ round_trip(int bits, bool sym, bool in_order, enum dtype type)
 	size_t mark = dev_mark(d), bytes = ROWS * COLS * dtype_size(type);
 	struct solved s = solution(&c, in_order);
 	struct mat dense = dev_mat(d, F32, ROWS, COLS), want = dev_mat(d, type, ROWS, COLS), into[PARTS] = {{0}};
-	struct qblock q = {0};
+	struct qblock q = {.room = mem_new(qblock_bytes(&c, 1), 1), .size = qblock_bytes(&c, 1)};
 	struct block b = {0};
 	float values[ROWS * COLS];
 	char told[SHA256_HEX], read[SHA256_HEX], *folder = t_dir(), *path = path_join(folder, "block.safetensors");
 	unsigned char first[ROWS * COLS * 4], second[ROWS * COLS * 4];
 
 	assert_ok(qblock_add(&q, d, &c, &s, &g, 100));
+	assert_ok(qblock_settle(&q, d));
 	assert_true(q.v[0].loss == ROWS * (ROWS - 1) / 2);
 	qblock_digest(&q, told);
 	assert_ok(qblock_write(&q, folder, 0));
@@ -85,7 +86,7 @@ round_trip(int bits, bool sym, bool in_order, enum dtype type)
 	dev_get(d, second, &b.linear[UP].w);
 	assert_ok(dev_status(d));
 	assert_memory_equal(first, second, bytes);
-	qblock_release(&q);
+	free(q.room);
 	dev_release(d, mark);
 	t_dir_end(folder);
 	free(path);
