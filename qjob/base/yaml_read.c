@@ -347,7 +347,9 @@ read_stream(struct reader *r)
 struct yaml *
 yaml_parse(const char *text, size_t n, const char *name, struct diag *d)
 {
-	struct reader r = {.name = name, .text = text, .n = n, .d = d};
+	/* libyaml, told the encoding, would take the mark for a column of the first line. */
+	size_t mark = n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+	struct reader r = {.name = name, .text = text + mark, .n = n - mark, .d = d};
 	struct yaml *y;
 
 	if (!yaml_parser_initialize(&r.parser)) {
@@ -355,7 +357,7 @@ yaml_parse(const char *text, size_t n, const char *name, struct diag *d)
 		return NULL;
 	}
 	yaml_parser_set_encoding(&r.parser, YAML_UTF8_ENCODING);
-	yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, n);
+	yaml_parser_set_input_string(&r.parser, (const unsigned char *)r.text, r.n);
 	r.dropped = node_new(YAML_MAP, (struct place){0});
 	y = read_stream(&r);
 	yaml_free(r.dropped);

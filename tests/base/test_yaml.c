@@ -175,7 +175,9 @@ reports_syntax_errors(void **state)
 	assert_problems("a: \x01\n", "r.yaml:1:4: not UTF-8 text: control characters are not allowed (0x1)");
 	assert_problems_n("a: \0\n", 5, "r.yaml:1:4: not UTF-8 text: control characters are not allowed (0)");
 	assert_problems_n("\xff\xfe" "a\0", 4, "r.yaml:1:1: not UTF-8 text: invalid leading UTF-8 octet (0xff)");
-	assert_problems("\xef\xbb\xbf" "a: 1\n", "");
+	assert_problems("\xef\xbb\xbf" "a: 1\nb: 2\n", "");
+	assert_problems("\xef\xbb\xbf" "a: \x01\n", "r.yaml:1:4: not UTF-8 text: control characters are not allowed (0x1)");
+	assert_problems("\xef\xbb\xbf", "r.yaml:1:1: nothing is written here");
 	assert_problems("a: 1\r\nb: 2\r\n", "");
 }
 
