@@ -9,10 +9,12 @@
  * Loaders start from config.json: whoever comes meanwhile finds none, never a config beside another model's weights.
  * Files that did not change are not touched, and a file that is not ours, or no longer, is never removed. */
 #include <errno.h>
+#include <libgen.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -156,6 +158,24 @@ add_files(struct folder *f)
 	return 0;
 }
 
+/* Whether the folder can be written, or made: known before the work, not after it. */
+static int
+check_place(const char *path)
+{
+	char *near = mem_text(path), *up = near;
+	struct stat st;
+	int rc = 0;
+
+	while (lstat(up, &st) != 0 && (errno == ENOENT || errno == ENOTDIR) && strcmp(up, "/") != 0 && strcmp(up, ".") != 0)
+		up = dirname(up);
+	if (lstat(up, &st) == 0 && (stat(up, &st) != 0 || !S_ISDIR(st.st_mode)))
+		rc = err_set(E_USE, "output folder: %s: exists and is not a folder", up);
+	else if (access(up, W_OK | X_OK) != 0)
+		rc = err_set(E_USE, "output folder: %s: %s", up, strerror(errno));
+	free(near);
+	return rc;
+}
+
 /* Only what qjob wrote may lie in the folder, or what lies beside a qjob.json. */
 static int
 check_folder(struct folder *f)
@@ -166,7 +186,7 @@ check_folder(struct folder *f)
 	int rc;
 
 	if (!file_exists(f->path))
-		return 0;
+		return check_place(f->path);
 	rc = dir_names(&names, &n, f->path);
 	if (rc < 0)
 		return err_in(E_USE, "output folder");
@@ -177,7 +197,7 @@ check_folder(struct folder *f)
 	dir_names_free(names, n);
 	if (other && !ours)
 		return err_set(E_USE, "%s: has files that qjob did not write; choose another output folder, or empty it", f->path);
-	return read_about(f);
+	return ours ? read_about(f) : check_place(f->path);    /* ours may be right as it is, and locked */
 }
 
 int

@@ -248,7 +248,8 @@ def output_folders():
         equal({k: v for k, v in digests(p.dir / "out").items() if "/" not in k and k != "letter.txt"}, first)
 
         p.write("file", "in the way")
-        p.qjob("run", "r.yaml", "-o", "file/out", code=None)
+        done = p.qjob("run", "r.yaml", "-o", "file/out", code=2)
+        equal(done.err, f"qjob: output folder: {p.dir / 'file'}: exists and is not a folder\n")
         equal((p.dir / "file").read_text(), "in the way")
 
 

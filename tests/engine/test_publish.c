@@ -202,6 +202,59 @@ refuses_folders_that_are_not_ours(void **state)
 	assert_ok(try_run("a"));
 }
 
+static void
+assert_refuses_place(const char *output, const char *blames, const char *why)
+{
+	char *was = w.output, *path = path_join(w.root, blames), *want = mem_format("output folder: %s: %s", path, why);
+
+	w.output = path_join(w.root, output);
+	assert_int_equal(try_run("a"), E_USE);
+	assert_string_equal(err_text(), want);
+	assert_did(&w, "");    /* before any work */
+	free(w.output);
+	w.output = was;
+	free(want);
+	free(path);
+}
+
+static void
+refuses_places_that_are_no_folder(void **state)
+{
+	char *link = path_join(w.root, "link");
+
+	(void)state;
+	fake_write(w.root, "file", "in the way");
+	assert_int_equal(symlink("nowhere", link), 0);
+	free(link);
+	assert_refuses_place("file", "file", "Not a directory");
+	assert_refuses_place("file/far/out", "file", "exists and is not a folder");
+	assert_refuses_place("link", "link", "exists and is not a folder");
+	assert_refuses_place("link/far/out", "link", "exists and is not a folder");
+}
+
+static void
+refuses_places_that_cannot_be_written(void **state)
+{
+	char *locked = path_join(w.root, "locked");
+
+	(void)state;
+	assert_int_equal(mkdir(locked, 0555), 0);
+	if (access(locked, W_OK) == 0) {
+		free(locked);
+		print_message("skipped: root may write everywhere\n");
+		skip();
+	}
+	free(locked);
+	assert_refuses_place("locked", "locked", "Permission denied");
+	assert_refuses_place("locked/far/out", "locked", "Permission denied");
+	/* What is there already, and right, needs no writing. */
+	assert_ok(try_run("a"));
+	assert_int_equal(chmod(w.output, 0555), 0);
+	assert_ok(dir_remove(w.store));
+	assert_ok(try_run("a"));
+	assert_int_equal(chmod(w.output, 0777), 0);
+}
+
 /* An account that names files elsewhere must not reach them. */
 static void
 an_account_cannot_reach_out(void **state)
@@ -331,6 +384,8 @@ main(void)
 		T(restores_what_was_damaged),
 		T(removes_what_is_stale_and_ours),
 		T(refuses_folders_that_are_not_ours),
+		T(refuses_places_that_are_no_folder),
+		T(refuses_places_that_cannot_be_written),
 		T(an_account_cannot_reach_out),
 		T(refuses_bad_names),
 		T(survives_every_fault),
