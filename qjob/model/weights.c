@@ -1,8 +1,10 @@
 #include "qjob/model/weights.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "qjob/base/err.h"
 #include "qjob/base/mem.h"
@@ -48,6 +50,12 @@ source_name(const struct source *s)
 static int
 missing_file(const struct source *s, const char *name)
 {
+	char *inside = s->folder ? path_join(s->folder, ".") : NULL;
+	bool closed = inside && access(inside, X_OK) != 0 && errno != ENOENT;
+
+	free(inside);
+	if (closed)
+		return err_sys("%s", s->folder);
 	return err_set(E_DATA, "%s: there is no %s", source_name(s), name);
 }
 

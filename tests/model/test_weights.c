@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -334,7 +335,13 @@ missing_files_are_named(void **state)
 	(void)state;
 	dir_remove("m");
 	open_refused(E_DATA, "m: there is no config.json");
-	assert_int_equal(dir_make("m"), 0);
+	text_file("m", "a file");
+	open_refused(E_SYS, "m: Not a directory");
+	assert_int_equal(unlink("m"), 0);
+	assert_int_equal(mkdir("m", 0), 0);
+	if (access("m/.", X_OK) != 0)    /* not root */
+		open_refused(E_SYS, "m: Permission denied");
+	assert_int_equal(chmod("m", 0777), 0);
 	text_file("m/config.json", plain);
 	open_refused(E_DATA, "m: there is no model.safetensors and no model.safetensors.index.json");
 	text_file("m/model.safetensors", "x");
