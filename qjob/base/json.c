@@ -18,8 +18,9 @@ json_parse(json_t **out, const char *text, size_t n, const char *name)
 	for (char *p = e.text; *p; p++)
 		if ((unsigned char)*p < 0x20 || *p == 0x7f)
 			*p = '?';
+	/* jansson has no words for the lack of memory. */
 	return err_set(E_DATA, "%s:%d:%d: %s", name, e.line < 1 ? 1 : e.line,
-	               e.column < 1 ? 1 : e.column, e.text);
+	               e.column < 1 ? 1 : e.column, e.text[0] ? e.text : "out of memory");
 }
 
 int

@@ -21,6 +21,22 @@ says_where_it_is_wrong(void **state)
 	assert_error("", "a.json:1:1: unexpected token near end of file");
 }
 
+static void *
+no_memory(size_t n)
+{
+	(void)n;
+	return NULL;
+}
+
+static void
+says_that_memory_lacks(void **state)
+{
+	(void)state;
+	json_set_alloc_funcs(no_memory, free);
+	assert_error("{\"a\": 1}", "a.json:1:1: out of memory");
+	json_set_alloc_funcs(malloc, free);
+}
+
 static void
 writes_what_it_read(void **state)
 {
@@ -97,6 +113,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(says_where_it_is_wrong),
+		cmocka_unit_test(says_that_memory_lacks),
 		cmocka_unit_test(writes_what_it_read),
 		cmocka_unit_test(reads_any_value),
 		cmocka_unit_test(bounds_what_it_reads),
