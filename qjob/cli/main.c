@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -51,8 +52,10 @@ dispatch(int argc, char **argv)
 int
 main(int argc, char **argv)
 {
-	int code = dispatch(argc, argv);
+	int code;
 
+	signal(SIGXFSZ, SIG_IGN);    /* past `ulimit -f` a write fails as on a full disk */
+	code = dispatch(argc, argv);
 	if (fflush(stdout) != 0 || ferror(stdout)) {
 		fprintf(stderr, "qjob: cannot write to stdout: %s\n", strerror(errno));
 		return code ? code : EXIT_FAILED;

@@ -180,6 +180,15 @@ class Run(Case):
         self.qjob("run", "r.yaml", "-q")
         self.assertEqual(self.digests(self.dir / "out"), self.digests(self.dir / "undisturbed"))
 
+    def test_a_limit_of_file_size_is_a_failed_write(self):
+        self.write("r.yaml", SMALL)
+        limited = subprocess.run(["sh", "-c", 'ulimit -f 100 && exec "$0" run r.yaml -q', QJOB], cwd=self.dir, env=self.env,
+                                 stderr=subprocess.PIPE, text=True)
+        self.assertEqual(limited.returncode, 1, limited.stderr)
+        self.assertIn("File too large\n", limited.stderr)
+        self.assertFalse((self.dir / "out").exists())
+        self.qjob("run", "r.yaml", "-q")
+
     def test_terminal_shows_live_lines(self):
         self.write("r.yaml", SMALL.replace("samples: 4", "samples: 32"))
         master, slave = pty.openpty()
