@@ -133,7 +133,15 @@ look_again(struct run *run, const struct node *n)
 	return rc;
 }
 
-/* A node that only digests a local file, which must hold still meanwhile. */
+static void
+save_stats(struct run *run)
+{
+	if (stat_save(run->o->store) < 0)
+		run_log(run, NULL, LOG_WARN, "the stat cache is not saved: %s", err_text());
+}
+
+/* A node that only digests a local file, which must hold still meanwhile.  What it learns is saved at once: after a kill
+ * nothing tells that a large model was read, but this. */
 static int
 run_source(struct run *run, const struct node *n)
 {
@@ -153,6 +161,7 @@ run_source(struct run *run, const struct node *n)
 	if (rc == 0) {
 		exports_sort(r);
 		source_put(run->o->store, n, r);
+		save_stats(run);
 	}
 	return rc;
 }
@@ -377,8 +386,7 @@ save_caches(struct run *run)
 {
 	if (last_save(run->o->store) < 0)
 		run_log(run, NULL, LOG_WARN, "the last keys are not remembered: %s", err_text());
-	if (stat_save(run->o->store) < 0)
-		run_log(run, NULL, LOG_WARN, "the stat cache is not saved: %s", err_text());
+	save_stats(run);
 }
 
 static void

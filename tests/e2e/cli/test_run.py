@@ -177,7 +177,10 @@ class Run(Case):
         self.qjob("run", "r.yaml", "-q", "-o", "undisturbed", env={"QJOB_CACHE": str(self.dir / "another")})
         code, _ = self.interrupted(signal.SIGKILL)
         self.assertEqual(code, -signal.SIGKILL)
-        self.qjob("run", "r.yaml", "-q")
+        summary = self.json("run", "r.yaml", "--json", "-q")[0]
+        stages = {s["stage"]: s for s in summary["stages"]}
+        self.assertEqual(stages["fetch"]["ran"], 0)     # a large model is not read again
+        self.assertGreaterEqual(stages["quantize"]["hits"], 1)
         self.assertEqual(self.digests(self.dir / "out"), self.digests(self.dir / "undisturbed"))
 
     def test_a_limit_of_file_size_is_a_failed_write(self):
