@@ -109,7 +109,7 @@ perplexity_json(const struct project *p, const json_t *original, const json_t *q
 	              "windows", json_integer_value(json_object_get(quantized, "windows")),
 	              "seqlen", json_integer_value(json_object_get(quantized, "seqlen")),
 	              "tokens", json_integer_value(json_object_get(quantized, "tokens")),
-	              "dtype", p->s->validate.dtype, "protocol", protocol, "device", facts);
+	              "dtype", json_string_value(json_object_get(quantized, "dtype")), "protocol", protocol, "device", facts);
 	return j;
 }
 

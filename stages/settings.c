@@ -94,8 +94,8 @@ static const struct param validate_rows[] = {
 	 "perplexity of the original and of the quantized model", perplexity_rows, sizeof(struct perplexity_params), 0},
 	{"max_perplexity_increase", PARAM_REAL, AT(validate_params, max_perplexity_increase), NULL, 0, 1000, NULL,
 	 "fail with exit code 3 when perplexity grows by more: 0.10 is 10 %", NULL, 0, PARAM_UNKEYED},
-	{"dtype", PARAM_WORD, AT(validate_params, dtype), "float32", 0, 0, "float32 bfloat16",
-	 "arithmetic of the evaluation", NULL, 0, 0},
+	{"dtype", PARAM_WORD, AT(validate_params, dtype), "auto", 0, 0, "auto float32 bfloat16",
+	 "arithmetic of the evaluation; auto: float32 on a CPU, bfloat16 products on a card", NULL, 0, 0},
 	{0},
 };
 

@@ -59,7 +59,7 @@ struct perplexity_params {
 struct validate_params {
 	struct perplexity_params perplexity;
 	double max_perplexity_increase;    /* relative, 0.10 = 10 %; NAN: no gate */
-	const char *dtype;                 /* arithmetic of the evaluation: "float32" or "bfloat16" */
+	const char *dtype;                 /* arithmetic of the evaluation: "auto", "float32" or "bfloat16" */
 };
 
 /* Paths and data sets with their paths made absolute. */

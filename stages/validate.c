@@ -182,12 +182,25 @@ progress(void *own, int block, int blocks)
 	return job->host->stop(job);
 }
 
+/* float32 is exact enough for any comparison and cheap on a CPU; a card would take ten times as long as with the operands of bf16, in
+ * which models are used there. */
+static enum math
+evaluation_math(struct dev *d, const char *dtype)
+{
+	if (strcmp(dtype, "bfloat16") == 0)
+		return MATH_BF16;
+	if (strcmp(dtype, "float32") == 0 || strcmp(dev_name(d), "cpu") == 0)
+		return MATH_F32;
+	return MATH_AUTO;
+}
+
 /* Adds perplexity and how it came about to `out`.  The mean is taken over window means, in order, in double. */
 static int
 measure(struct job *job, const struct weights *w, const char *which, json_t *out)
 {
 	struct windows v = {0};
 	struct dev *d;
+	enum math math;
 	double *nll, sum = 0;
 	json_t *each = json_array();
 	size_t mark;
@@ -198,7 +211,7 @@ measure(struct job *job, const struct weights *w, const char *which, json_t *out
 	if (rc < 0)
 		goto out;
 	mark = dev_mark(d);
-	dev_math(d, strcmp(job->project->s->validate.dtype, "bfloat16") == 0 ? MATH_BF16 : MATH_F32);
+	math = dev_math(d, evaluation_math(d, job->project->s->validate.dtype));
 	nll = mem_new((size_t)v.n, sizeof(*nll));
 	rc = decoder_nll(d, w, v.ids, v.n, v.seqlen, nll, NULL, progress, job);
 	dev_release(d, mark);
@@ -213,6 +226,7 @@ measure(struct job *job, const struct weights *w, const char *which, json_t *out
 		rc = err_set(E_NUMERIC, "the perplexity of the %s model is beyond all numbers", which);
 	if (rc == 0) {
 		json_object_set_new(out, "perplexity", json_real(sum));
+		json_object_set_new(out, "dtype", json_string(math == MATH_BF16 ? "bfloat16" : "float32"));
 		json_object_set_new(out, "windows", json_integer(v.n));
 		json_object_set_new(out, "seqlen", json_integer(v.seqlen));
 		json_object_set_new(out, "tokens", json_integer(v.n * (v.seqlen - 1)));
@@ -428,7 +442,7 @@ run(struct job *job)
 
 const struct stage stage_validate = {
 	.name = "validate",
-	.version = 1,
+	.version = 2,
 	.help = "structure of the packed folder, perplexity before and after, the report",
 	.expand = expand,
 	.run = run,

@@ -59,7 +59,7 @@ has_defaults(void **state)
 	assert_int_equal(r.s.validate.perplexity.seqlen, 2048);
 	assert_int_equal(r.s.validate.perplexity.windows, 0);
 	assert_true(isnan(r.s.validate.max_perplexity_increase));
-	assert_string_equal(r.s.validate.dtype, "float32");
+	assert_string_equal(r.s.validate.dtype, "auto");
 	assert_null(r.s.output);
 	release(&r);
 }

@@ -285,7 +285,7 @@ report_of(struct packed *k, bool perplexity)
 		           "\"seqlen\": 2048, \"tokens\": 151478}");
 	write_node(k, "validate/quantized", "quantized.json",
 	           perplexity ? "{\"tensors\": 63, \"perplexity\": 25.0, \"windows\": 74, \"seqlen\": 2048, "
-		"\"tokens\": 151478}" : "{\"tensors\": 63}");
+		"\"tokens\": 151478, \"dtype\": \"float32\"}" : "{\"tensors\": 63}");
 	assert_ok(fake_run(&k->f, &k->g, "validate/report", NULL));
 }
 
