@@ -186,7 +186,16 @@ solver_part(int part)
 	return v;
 }
 
-/* Where the code of a kernel comes from decides its bits: built for the card, or made by the driver from PTX. */
+/* Names of cards have spaces, facts are words. */
+static void
+one_word(char *name)
+{
+	for (; *name; name++)
+		if (*name == ' ')
+			*name = '-';
+}
+
+/* Which code runs and how the libraries cut their work follows from the card and from their versions. */
 static int
 cuda_facts(const struct dev_options *o, char *text, size_t size)
 {
@@ -196,11 +205,12 @@ cuda_facts(const struct dev_options *o, char *text, size_t size)
 
 	if (find_card(ordinal_of(o->name), &card, text, size) != 0)
 		return -1;
+	one_word(card.name);
 	cudaRuntimeGetVersion(&runtime);
 	library_version(blas_part, blas, sizeof(blas));
 	library_version(solver_part, solver, sizeof(solver));
-	n = snprintf(text, size, "device cuda\ncard %s compute %d.%d multiprocessors %d\ncuda %d.%d\ncublas %s\ncusolver %s\n",
-	             card.name, card.major, card.minor, card.multiProcessorCount, runtime / 1000, runtime % 1000 / 10, blas, solver);
+	n = snprintf(text, size, "device cuda\ncard %s\ncompute %d.%d\nmultiprocessors %d\ncuda %d.%d\ncublas %s\ncusolver %s\n", card.name,
+	             card.major, card.minor, card.multiProcessorCount, runtime / 1000, runtime % 1000 / 10, blas, solver);
 	if (n >= 0 && (size_t)n < size)
 		return 0;
 	snprintf(text, size, "the facts need more room");

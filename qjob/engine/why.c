@@ -201,17 +201,29 @@ say_change(const struct fact *old, const struct fact *f, struct buf *out)
 	buf_puts(out, "\n");
 }
 
+/* What has another value: it says more than what comes or goes with it. */
+static void
+say_changes(const struct facts *was, const struct facts *now, bool inputs, struct buf *out)
+{
+	for (size_t i = 0; i < now->n; i++) {
+		const struct fact *f = &now->v[i], *old = same_field(was, f);
+
+		if (f->input != inputs || !old || strcmp(old->value, f->value) == 0)
+			continue;
+		if (inputs)
+			buf_printf(out, "%s changed\n", f->field);
+		else
+			say_change(old, f, out);
+	}
+}
+
 static void
 say_new(const struct facts *was, const struct fact *f, struct buf *out)
 {
-	const struct fact *old = same_field(was, f);
-
-	if (old && strcmp(old->value, f->value) == 0)
+	if (same_field(was, f))
 		return;
 	if (f->input)
-		buf_printf(out, old ? "%s changed\n" : "%s is new\n", f->field);
-	else if (old)
-		say_change(old, f, out);
+		buf_printf(out, "%s is new\n", f->field);
 	else
 		buf_printf(out, "%s%s%s is new\n", f->field, f->sep, f->value);
 }
@@ -236,6 +248,7 @@ why_diff(const char *old_manifest, const char *new_manifest, struct buf *out)
 	take_apart(&was, old_manifest);
 	take_apart(&now, new_manifest);
 	for (int inputs = 0; inputs < 2; inputs++) {
+		say_changes(&was, &now, inputs == 1, out);
 		for (size_t i = 0; i < now.n; i++)
 			if (now.v[i].input == (inputs == 1))
 				say_new(&was, &now.v[i], out);
