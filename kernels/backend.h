@@ -70,6 +70,7 @@ struct backend {
 	            const struct grid *g);
 	void (*round)(struct dev *d, struct qmat *q, const struct mat *w, const struct grid *g);
 	void (*dequant)(struct dev *d, struct mat *w, const struct qmat *q, const struct grid *g);
+	void (*miss)(struct dev *d, struct mat *loss, const struct mat *w, const struct qmat *q, const struct grid *g);
 	void (*pack_codes)(struct dev *d, struct mat *stream, const struct mat *code, int bits);
 	void (*unpack_codes)(struct dev *d, struct mat *code, const struct mat *stream, int bits);
 	void (*order)(struct dev *d, struct mat *order, const struct mat *h, bool by_diag);

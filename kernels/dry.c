@@ -217,6 +217,15 @@ dry_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct gri
 }
 
 static void
+dry_miss(struct dev *d, struct mat *loss, const struct mat *w, const struct qmat *q, const struct grid *g)
+{
+	(void)loss;
+	(void)q;
+	(void)g;
+	dry_lines(d, w->cols);
+}
+
+static void
 dry_order(struct dev *d, struct mat *order, const struct mat *h, bool by_diag)
 {
 	size_t mark = d->used;
@@ -484,6 +493,7 @@ static const struct backend dry = {
 	.fit = dry_fit,
 	.round = dry_round,
 	.dequant = dry_dequant,
+	.miss = dry_miss,
 	.pack_codes = dry_codes,
 	.unpack_codes = dry_codes,
 	.order = dry_order,

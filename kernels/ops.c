@@ -306,6 +306,15 @@ op_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct grid
 }
 
 void
+op_miss(struct dev *d, struct mat *loss, const struct mat *w, const struct qmat *q, const struct grid *g)
+{
+	if (has(d, "miss", "w", w, IS_WEIGHT, ANY, ANY) && is_qmat(d, "miss", q, w->rows, w->cols, g)
+	    && has(d, "miss", "code", &q->code, IS_U8, w->rows, w->cols) && has_row(d, "miss", "loss", loss, IS_F64, w->rows)
+	    && !is_empty(w))
+		d->be->miss(d, loss, w, q, g);
+}
+
+void
 op_pack_codes(struct dev *d, struct mat *stream, const struct mat *code, int bits)
 {
 	if (has(d, "pack_codes", "code", code, IS_U8, ANY, ANY) && holds(d, "pack_codes", bits >= 1 && bits <= 8, "bits are not 1..8")

@@ -110,6 +110,9 @@ void op_round(struct dev *d, struct qmat *q, const struct mat *w, const struct g
 /* w[O,I] (any float type) = the dequantized matrix: fp32 product, then rounded to w's type; uses the scale as stored. */
 void op_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct grid *g);
 
+/* loss[1,O] F64 = what w (F32, F16 or BF16) and the dequantized matrix differ by: the sum of squares a row. */
+void op_miss(struct dev *d, struct mat *loss, const struct mat *w, const struct qmat *q, const struct grid *g);
+
 /* Codes of one byte each as rows of bit streams, and back: stream U8 [O, codes_bytes(I, bits)], see codes.h. */
 void op_pack_codes(struct dev *d, struct mat *stream, const struct mat *code, int bits);
 void op_unpack_codes(struct dev *d, struct mat *code, const struct mat *stream, int bits);

@@ -109,8 +109,12 @@ static int
 digest_tensors(struct job *job, const struct safetensors *s)
 {
 	struct digests all = {.job = job, .s = s, .order = largest_first(s), .hex = mem_new(s->n + 1, sizeof(*all.hex))};
-	int rc = pool_watch(s->n, pool_threads(), digest_piece, &all, watch);
+	int rc;
 
+	/* Blocks wait for their own file alone. */
+	project_turn(job->project);
+	rc = pool_watch(s->n, pool_threads(), digest_piece, &all, watch);
+	project_turn_over(job->project);
 	for (size_t i = 0; i < s->n && rc == 0; i++)
 		job->host->exports(job, s->v[i].name, all.hex[i]);
 	free(all.order);

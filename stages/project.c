@@ -125,6 +125,7 @@ project_open(const struct settings *s, const struct yaml *tree, const struct dev
 	struct project *p = mem_new(1, sizeof(*p));
 	size_t before = d->n;
 
+	pthread_mutex_init(&p->turn, NULL);
 	p->s = s;
 	p->device = *o;
 	s->method->wish(s->method_params, &p->wish);
@@ -176,6 +177,7 @@ project_close(struct project *p)
 	}
 	if (p->dev)
 		dev_close(p->dev);
+	pthread_mutex_destroy(&p->turn);
 	weights_close(&p->weights);
 	free(p->files);
 	free(p->inputs);
@@ -207,6 +209,18 @@ project_dev(const struct project *p, struct dev **d)
 }
 
 /* ---- rooms ---- */
+
+void
+project_turn(const struct project *p)
+{
+	pthread_mutex_lock(&((struct project *)p)->turn);
+}
+
+void
+project_turn_over(const struct project *p)
+{
+	pthread_mutex_unlock(&((struct project *)p)->turn);
+}
 
 struct room *
 project_room(const struct project *p, size_t size)

@@ -3,6 +3,7 @@
 #ifndef QJOB_STAGES_PROJECT_H
 #define QJOB_STAGES_PROJECT_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "kernels/dev.h"
@@ -51,6 +52,7 @@ struct project {
 	} memory;                      /* predicted: memory_predict */
 	struct dev *dev;               /* opened at first use: project_dev */
 	struct room *rooms;            /* beside it: project_room */
+	pthread_mutex_t turn;          /* project_turn */
 	char **inputs;                 /* absolute */
 	size_t ninputs;
 };
@@ -70,6 +72,10 @@ struct room {
 struct room *project_room(const struct project *p, size_t size);
 void room_back(struct room *r);
 void project_warm(const struct project *p);
+
+/* For work that uses all processors by itself: one has them at a time, so that the first is done early instead of all of them late. */
+void project_turn(const struct project *p);
+void project_turn_over(const struct project *p);
 
 /* Choices of one block: first and count. */
 const struct choice *project_block(const struct project *p, int block, size_t *n);

@@ -351,6 +351,7 @@ static const struct backend cpu = {
 	.fit = cpu_fit,
 	.round = cpu_round,
 	.dequant = cpu_dequant,
+	.miss = cpu_miss,
 	.pack_codes = cpu_pack_codes,
 	.unpack_codes = cpu_unpack_codes,
 	.order = cpu_order,

@@ -30,6 +30,7 @@ void cpu_cross(struct dev *d, struct mat *c, const struct mat *f, const struct m
 void cpu_fit(struct dev *d, struct qmat *q, const struct mat *w, const struct mat *weight, const struct grid *g);
 void cpu_round(struct dev *d, struct qmat *q, const struct mat *w, const struct grid *g);
 void cpu_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct grid *g);
+void cpu_miss(struct dev *d, struct mat *loss, const struct mat *w, const struct qmat *q, const struct grid *g);
 void cpu_pack_codes(struct dev *d, struct mat *stream, const struct mat *code, int bits);
 void cpu_unpack_codes(struct dev *d, struct mat *code, const struct mat *stream, int bits);
 void cpu_order(struct dev *d, struct mat *order, const struct mat *h, bool by_diag);

@@ -76,6 +76,34 @@ cpu_round(struct dev *d, struct qmat *q, const struct mat *w, const struct grid 
 }
 
 void
+cpu_miss(struct dev *d, struct mat *loss, const struct mat *w, const struct qmat *q, const struct grid *g)
+{
+	size_t used = d->used;
+	float *room = cpu_take(d, (size_t)w->cols * (size_t)d->threads * sizeof(*room));
+
+	if (!room)
+		return;
+	#pragma omp parallel for num_threads(d->threads)
+	for (int64_t o = 0; o < w->rows; o++) {
+		float *line = room + w->cols * omp_get_thread_num();
+		const uint8_t *code = (const uint8_t *)q->code.p + o * q->code.ld;
+		struct row_grid r = row_grid(q, o, g, w->type);
+		double sum = 0;
+
+		cpu_load(line, cpu_row(w, o), w->type, w->cols);
+		for (int64_t i = 0; i < w->cols; i++) {
+			int32_t k = r.group_of[i];
+			float value = ((float)code[i] - (float)r.zero[k]) * round_to(r.scale[k], r.stored);
+			double miss = (double)line[i] - (double)value;
+
+			sum += miss * miss;
+		}
+		((double *)loss->p)[o] = sum;
+	}
+	d->used = used;
+}
+
+void
 cpu_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct grid *g)
 {
 	size_t used = d->used;

@@ -402,6 +402,7 @@ static const struct backend cuda = {
 	.fit = cuda_fit,
 	.round = cuda_round,
 	.dequant = cuda_dequant,
+	.miss = cuda_miss,
 	.pack_codes = cuda_pack_codes,
 	.unpack_codes = cuda_unpack_codes,
 	.order = cuda_order,

@@ -98,6 +98,7 @@ int64_t cuda_solve(struct dev *d, struct mat *out, const struct mat *b, const st
 void cuda_fit(struct dev *d, struct qmat *q, const struct mat *w, const struct mat *weight, const struct grid *g);
 void cuda_round(struct dev *d, struct qmat *q, const struct mat *w, const struct grid *g);
 void cuda_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct grid *g);
+void cuda_miss(struct dev *d, struct mat *loss, const struct mat *w, const struct qmat *q, const struct grid *g);
 void cuda_pack_codes(struct dev *d, struct mat *stream, const struct mat *code, int bits);
 void cuda_unpack_codes(struct dev *d, struct mat *code, const struct mat *stream, int bits);
 void cuda_babai(struct dev *d, struct qmat *q, struct mat *loss, const struct mat *w, const struct mat *u,

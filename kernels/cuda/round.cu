@@ -112,6 +112,39 @@ cuda_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct gr
 	cuda_launched(d, "dequant");
 }
 
+/* A block a row: each thread adds every 256th column in order, then halves are added. */
+__global__ static void
+miss_rows(const struct rounding_job j, double *loss)
+{
+	__shared__ double part[THREADS];
+	const int64_t row = blockIdx.x;
+	double sum = 0;
+
+	for (int64_t i = threadIdx.x; i < j.cols; i += THREADS) {
+		int32_t k = j.group_of[i];
+		float s = round_to(j.scale[row * j.scale_ld + k], j.rule.g.stored), z = j.zero[row * j.zero_ld + k];
+		double miss = (double)number_at(j.w, j.type, row * j.ld + i) - (double)times((float)j.code[row * j.code_ld + i] - z, s);
+
+		sum += miss * miss;
+	}
+	part[threadIdx.x] = sum;
+	for (int apart = THREADS / 2; apart > 0; apart /= 2) {
+		__syncthreads();
+		if (threadIdx.x < apart)
+			part[threadIdx.x] += part[threadIdx.x + apart];
+	}
+	if (threadIdx.x == 0)
+		loss[row] = part[0];
+}
+
+extern "C" void
+cuda_miss(struct dev *d, struct mat *loss, const struct mat *w, const struct qmat *q, const struct grid *g)
+{
+	/* Grid: a row a block. */
+	miss_rows<<<(unsigned)w->rows, THREADS, 0, cuda_gpu(d)->stream>>>(job_of(q, w, g), (double *)loss->p);
+	cuda_launched(d, "miss");
+}
+
 /* ---- bit streams ---- */
 
 struct stream_job {

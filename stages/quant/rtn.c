@@ -1,8 +1,6 @@
 /* Round to nearest: the baseline, and what GPTQ falls back on. */
-#include <stdlib.h>
 #include <string.h>
 
-#include "qjob/base/mem.h"
 #include "stages/quant/nearest.h"
 
 struct rtn_params {
@@ -110,44 +108,12 @@ search_of(const char *word)
 	return strcmp(word, "mse") == 0 ? SEARCH_MSE : strcmp(word, "hessian") == 0 ? SEARCH_WEIGHTED : SEARCH_MINMAX;
 }
 
-/* loss[o] = sum over i of (w - q)^2, rows in portions so that the host's share stays small. */
-static void
-measure(struct dev *d, struct solved *out, const struct mat *w, const struct grid *g)
-{
-	enum { PORTION = 64 };
-	size_t n = (size_t)w->cols, mark = dev_mark(d);
-	float *full = mem_new(2 * PORTION * n, sizeof(*full)), *back = full + PORTION * n;
-	double *loss = mem_new((size_t)w->rows, sizeof(*loss));
-	struct mat values = dev_mat(d, F32, PORTION, w->cols), real = dev_mat(d, F32, PORTION, w->cols);
-
-	for (int64_t o = 0; o < w->rows && !dev_failed(d); o += PORTION) {
-		int64_t rows = w->rows - o < PORTION ? w->rows - o : PORTION;
-		struct mat y = mat_rows(&values, 0, rows), x = mat_rows(&real, 0, rows), from = mat_rows(w, o, rows);
-		struct qmat q = {mat_rows(&out->q.code, o, rows), mat_rows(&out->q.scale, o, rows),
-		                 mat_rows(&out->q.zero, o, rows), out->q.group_of};
-
-		op_convert(d, &x, &from);
-		op_dequant(d, &y, &q, g);
-		dev_get(d, full, &x);
-		dev_get(d, back, &y);
-		for (size_t k = 0; k < (size_t)rows * n && !dev_failed(d); k++) {
-			double miss = (double)full[k] - (double)back[k];
-
-			loss[o + (int64_t)(k / n)] += miss * miss;
-		}
-	}
-	dev_put(d, &out->loss, loss);
-	free(loss);
-	free(full);
-	dev_release(d, mark);
-}
-
 int
 nearest_solve(struct dev *d, struct solved *out, const struct mat *w, const struct grid *g)
 {
 	op_fit(d, &out->q, w, NULL, g);
 	op_round(d, &out->q, w, g);
-	measure(d, out, w, g);
+	op_miss(d, &out->loss, w, &out->q, g);
 	out->in_order = true;
 	return dev_status(d);
 }

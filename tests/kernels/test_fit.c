@@ -306,6 +306,49 @@ dequant_uses_the_scale_as_stored(void **state)
 }
 
 static void
+what_is_missed_is_summed_by_row(void **state)
+{
+	static const enum dtype types[] = {F32, F16, BF16};
+	struct dev *d = device(2, MATH_F32);
+	struct answer a = answer_new(O, N, 25);
+
+	(void)state;
+	for (int64_t k = 0; k < O * N; k++)
+		a.code[k] = (uint8_t)(k * 37 % 16);
+	for (int64_t k = 0; k < O * a.groups; k++) {
+		a.scale[k] = 0.01f + (float)k / 999;
+		a.zero[k] = (uint8_t)(k * 11 % 16);
+	}
+	for (int32_t i = 0; i < N; i++)
+		a.group_of[i] = i / 25;
+	for (size_t k = 0; k < 3; k++) {
+		struct grid g = {.bits = 4, .group = 25, .stored = BF16};
+		struct qmat q = qmat_new(d, &a);
+		struct host w = host_new(O, N, types[k], k);
+		struct mat m = upload(d, &w), loss = dev_mat(d, F64, 1, O);
+		double *got;
+
+		op_miss(d, &loss, &m, &q, &g);
+		got = download(d, &loss);
+		for (int64_t o = 0; o < O; o++) {
+			double want = 0;
+
+			for (int64_t i = 0; i < N; i++) {
+				int64_t at = o * a.groups + i / 25;
+				float v = (float)((a.code[o * N + i] - a.zero[at]) * round_to((double)a.scale[at], BF16));
+
+				want += (w.v[o * N + i] - (double)v) * (w.v[o * N + i] - (double)v);
+			}
+			assert_close("miss", o, got[o], want, 1e-12 * want);
+		}
+		test_free(got);
+		host_free(&w);
+	}
+	answer_free(&a);
+	dev_close(d);
+}
+
+static void
 threads_change_no_bit(void **state)
 {
 	struct host w = host_new(200, 300, F32, 1);
@@ -346,6 +389,7 @@ main(void)
 		cmocka_unit_test(what_cannot_be_fitted_is_named),
 		cmocka_unit_test(ties_are_even),
 		cmocka_unit_test(dequant_uses_the_scale_as_stored),
+		cmocka_unit_test(what_is_missed_is_summed_by_row),
 		cmocka_unit_test(threads_change_no_bit),
 	};
 
