@@ -2,7 +2,7 @@
 # usage: sh tests/gpu/run.sh BUILD_DIR [part ...]      parts: kernels sanitize runs block speed memory; without any: kernels runs
 # The tests that need a card, with the binaries of a build that has the CUDA backend.
 #
-#   kernels    every operation and the decoder against their references in double, on the card
+#   kernels    every operation and the decoder against their references in double, and the solver against the CPU's
 #   sanitize   the same under compute-sanitizer: memcheck, racecheck, initcheck
 #   runs       whole runs on the card: the CPU's results, equal bytes, kill -9
 #   block      where the time of one block goes (tests/bench/block.c)
@@ -17,21 +17,23 @@ shift
 [ $# -gt 0 ] || set -- kernels runs
 passed=0
 failed=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 units='kernels.convert kernels.forward kernels.attention kernels.nll kernels.statistics kernels.factor kernels.fit kernels.babai
-kernels.ops model.decoder'
+kernels.ops model.decoder gpu.solver'
 export QJOB_TEST_DEVICE=cuda
 
 # count NAME COMMAND...: one test; what a good one says is not shown
 count() {
 	name=$1
 	shift
-	if "$@" >gpu.log 2>&1; then
+	if "$@" >"$log" 2>&1; then
 		passed=$((passed + 1))
 		echo "passed: $name"
 	else
 		failed=$((failed + 1))
 		echo "FAILED: $name (exit code $?)"
-		grep -vE '^\[ +(OK|RUN) ' gpu.log | tail -n "${QJOB_TEST_LINES:-25}"
+		grep -vE '^\[ +(OK|RUN) ' "$log" | tail -n "${QJOB_TEST_LINES:-25}"
 	fi
 }
 
@@ -39,8 +41,8 @@ place() {    # of a test program: tests of a build folder lie below tests/
 	if [ -x "$build/tests/test.$1" ]; then echo "$build/tests/test.$1"; else echo "$build/test.$1"; fi
 }
 
-if ! "$build/qjob" doctor | grep -q '^cuda:0: .* GiB'; then
-	"$build/qjob" doctor | grep '^cuda' >&2
+if ! "$build/qjob" doctor | grep -q 'cuda:0: .* GiB'; then
+	echo "skipped: $("$build/qjob" doctor | grep -o 'cuda.*' | head -n 1)"
 	echo "0 passed, 0 failed, $# skipped"
 	exit 77
 fi
