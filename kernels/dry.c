@@ -232,7 +232,7 @@ dry_order(struct dev *d, struct mat *order, const struct mat *h, bool by_diag)
 
 	(void)order;
 	(void)by_diag;
-	take(d, (size_t)h->rows * (own_of(d)->cuda ? 32 : 8));
+	take(d, (size_t)h->rows * (own_of(d)->cuda ? 32 : 8) + (own_of(d)->cuda ? MIB : 0));
 	d->used = mark;
 }
 

@@ -1,18 +1,19 @@
 /* Order and factor of the statistics: u u^T = h in a given order, more on the diagonal, with u upper.
  *
- * Such a factor is Cholesky's of the reversed matrix, reversed.  cuSOLVER counts by columns: to it, the lower triangle of
- * u's rows is the upper one of a symmetric matrix A, and it leaves V, A = V^T V, in its place.  With A[c][r] = h[p[c]][p[r]]
- * and p the order reversed, U[i][j] = V[n-1-j][n-1-i], which lies at row n-1-i and column n-1-j of u: U is what potrf
- * leaves, the last element first.
+ * Such a factor is Cholesky's of the reversed matrix, reversed.  With A[r][c] = h[p[r]][p[c]], p the order reversed, and
+ * A = L L^T, it is U[i][j] = L[n-1-i][n-1-j].  cuSOLVER counts by columns, and is much faster in what it calls the lower triangle:
+ * to us the upper one.  There potrf leaves M = L^T, so U[i][j] = M[n-1-j][n-1-i]: M mirrored along the other diagonal, which
+ * is to transpose it in place when its columns are counted from the last one.
  *
- * Bound by arithmetic, n^3 / 3 operations of potrf: 64 ms at n = 18944 on an H200.  What is around it is bound by memory, and
- * works inside u, without another matrix.  Bytes of a F32 u, in units of 4 n^2:
- *   mirror    reads 1/2, writes 1/2   the lower triangle of h to the upper one of u, so that a row of h can be read along
- *   gather    reads 1,   writes 1/2   A to the lower triangle of u; scattered reads, but within a row, which the L1 cache holds
+ * Bound by arithmetic, n^3 / 3 operations of potrf: 65 ms at n = 18944 on an H100, 82 in the other triangle.  What is around it is
+ * bound by memory, and works inside u, without another matrix.  Bytes of a F32 u, in units of 4 n^2:
+ *   mirror    reads 1/2, writes 1/2   the lower triangle of h, transposed, to that of u, so that a row of h can be read along
+ *   gather    reads 1,   writes 1/2   A to the upper triangle of u; scattered reads, but within a row, which the L1 cache holds
  *   reverse   reads 1/2, writes 1     u, and zeros below its diagonal
- * or 5.7 GB at n = 18944, 1.4 ms at memory speed. */
+ * or 5.7 GB at n = 18944, 2 ms at memory speed. */
 #include "kernels/cuda/cuda.h"
 
+#include <cub/cub.cuh>
 #include <math.h>
 #include <stdlib.h>
 
@@ -37,7 +38,8 @@ read_diagonal(double *to, const REAL *m, int64_t ld, int64_t n)
 		to[i] = m[i * ld + i];
 }
 
-/* u[c][r] = h[r][c] for c < r.  A block of TILE x TILE_ROWS threads a tile; those above the diagonal have nothing to do. */
+/* u[n-1-c][n-1-r] = h[r][c] for c < r: row a of h goes on, from column a + 1, in row n-1-a of u below its diagonal, backwards.
+ * A block of TILE x TILE_ROWS threads a tile; those above the diagonal have nothing to do. */
 template <typename REAL> __global__ static void
 mirror(REAL *u, int64_t u_ld, const float *h, int64_t h_ld, int64_t n)
 {
@@ -57,53 +59,74 @@ mirror(REAL *u, int64_t u_ld, const float *h, int64_t h_ld, int64_t n)
 		int64_t r = row + threadIdx.x, c = col + y;
 
 		if (r < n && c < r)
-			u[c * u_ld + r] = tile[threadIdx.x][y];
+			u[(n - 1 - c) * u_ld + n - 1 - r] = tile[threadIdx.x][y];
 	}
 }
 
-/* Row c of the lower triangle of u = row p[c] of h at the columns p[0], ..., p[c]; what of it lies above h's diagonal is above
+/* Row r of the upper triangle of u = row p[r] of h at the columns p[r], ..., p[n-1]; what of it lies above h's diagonal is below
  * that of u (mirror), which is only read here.  order NULL: h's own.  A dead input has `dead` on the diagonal instead of
  * its 0.  A block a row, the longest first. */
 template <typename REAL> __global__ static void
 __launch_bounds__(GATHER_THREADS, 2)
 gather(REAL *u, int64_t u_ld, const float *h, int64_t h_ld, const int32_t *order, int64_t n, double dead, double ridge)
 {
-	int last = (int)n - 1, c = last - (int)blockIdx.x, a = order ? order[last - c] : last - c;
+	int last = (int)n - 1, r = (int)blockIdx.x, a = order ? order[last - r] : last - r;
 	const float *left = h + a * h_ld;
-	const REAL *right = u + a * u_ld;
-	REAL *to = u + c * u_ld;
+	const REAL *right = u + (last - a) * u_ld + last;
+	REAL *to = u + r * u_ld;
 
-	for (int r = (int)threadIdx.x; r < c; r += GATHER_THREADS) {
-		int b = order ? order[last - r] : last - r;
+	for (int c = r + 1 + (int)threadIdx.x; c <= last; c += GATHER_THREADS) {
+		int b = order ? order[last - c] : last - c;
 
-		to[r] = b < a ? (REAL)left[b] : right[b];
+		to[c] = b < a ? (REAL)left[b] : right[-b];
 	}
 	if (threadIdx.x == 0) {
 		double x = left[a];
 
-		to[c] = (REAL)((x == 0 ? dead : x) + ridge);
+		to[r] = (REAL)((x == 0 ? dead : x) + ridge);
 	}
 }
 
-/* Turns u from V, in its lower triangle, to U.  A block a row i of U: it alone reads and clears what of V becomes that row, and
- * of the two rows whose diagonal elements change places the upper one does it. */
+/* The tile at row and col, columns counted from the last one; zeros where it lies below the diagonal. */
+template <typename REAL> __device__ static void
+read_tile(REAL (&tile)[TILE][TILE + 1], const REAL *u, int64_t ld, int64_t n, int64_t row, int64_t col)
+{
+	for (int y = threadIdx.y; y < TILE; y += TILE_ROWS) {
+		int64_t r = row + y, c = col + threadIdx.x;
+
+		tile[y][threadIdx.x] = r + c < n ? u[r * ld + n - 1 - c] : (REAL)0;
+	}
+}
+
+/* tile, transposed, to there. */
+template <typename REAL> __device__ static void
+write_tile(REAL *u, int64_t ld, int64_t n, int64_t row, int64_t col, const REAL (&tile)[TILE][TILE + 1])
+{
+	for (int y = threadIdx.y; y < TILE; y += TILE_ROWS) {
+		int64_t r = row + y, c = col + threadIdx.x;
+
+		if (r < n && c < n)
+			u[r * ld + n - 1 - c] = tile[threadIdx.x][y];
+	}
+}
+
+/* Turns u from M, in its upper triangle, to U, and clears what is below.  A block of TILE x TILE_ROWS threads a tile and the one
+ * that it changes places with; those of the other half of all tiles have nothing to do. */
 template <typename REAL> __global__ static void
-__launch_bounds__(THREADS)
 reverse(REAL *u, int64_t ld, int64_t n)
 {
-	int64_t i = blockIdx.x, k = n - 1 - i;
-	REAL *to = u + i * ld, *from = u + k * ld;
+	__shared__ REAL one[TILE][TILE + 1], other[TILE][TILE + 1];
+	int64_t row = (int64_t)blockIdx.y * TILE, col = (int64_t)blockIdx.x * TILE;
 
-	for (int64_t j = i + 1 + threadIdx.x; j < n; j += THREADS) {
-		to[j] = from[n - 1 - j];
-		from[n - 1 - j] = 0;
-	}
-	if (threadIdx.x == 0 && i < k) {
-		REAL x = to[i];
-
-		to[i] = from[k];
-		from[k] = x;
-	}
+	if (col > row)
+		return;
+	read_tile(one, u, ld, n, row, col);
+	if (col < row)
+		read_tile(other, u, ld, n, col, row);
+	__syncthreads();
+	write_tile(u, ld, n, col, row, one);
+	if (col < row)
+		write_tile(u, ld, n, row, col, other);
 }
 
 /* ---- to the host and back ---- */
@@ -179,62 +202,69 @@ mean_diag(struct dev *d, const char *op, const struct mat *h, double dead, doubl
 
 /* ---- order ---- */
 
-struct ranked {
-	double h;
-	int32_t i;
-};
-
-static int
-compare_ranked(const void *a, const void *b)
+/* Keys that rise as elements fall; not-a-number is as large as can be, and both zeros are one.  A thread an element. */
+__global__ static void
+make_keys(uint32_t *key, const float *h, int64_t ld, int64_t n)
 {
-	const struct ranked *x = (const struct ranked *)a, *y = (const struct ranked *)b;
+	int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+	float x;
+	uint32_t bits;
 
-	if (x->h != y->h)
-		return x->h > y->h ? -1 : 1;
-	return x->i < y->i ? -1 : 1;
+	if (i >= n)
+		return;
+	x = h[i * ld + i];
+	bits = __float_as_uint(isnan(x) ? INFINITY : x + 0.f);
+	key[i] = bits & 0x80000000 ? bits : ~bits & 0x7fffffff;
 }
 
-/* The indices of the largest elements first, equal ones as they are; not-a-number is as large as can be. */
-static bool
-rank(struct dev *d, const char *op, int32_t *order, const double *diag, int64_t n)
+__global__ static void
+number_inputs(int32_t *to, int64_t n)
 {
-	struct ranked *v = (struct ranked *)host_take(d, op, (size_t)n * sizeof(*v));
+	int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
 
-	if (!v)
-		return false;
-	for (int64_t i = 0; i < n; i++) {
-		v[i].h = isnan(diag[i]) ? INFINITY : diag[i];
-		v[i].i = (int32_t)i;
-	}
-	qsort(v, (size_t)n, sizeof(*v), compare_ranked);      /* a total order: stable by the index */
-	for (int64_t i = 0; i < n; i++)
-		order[i] = v[i].i;
-	free(v);
-	return true;
+	if (i < n)
+		to[i] = (int32_t)i;
 }
 
-/* On the host: n is small, and the caller's next step, the factor, waits for the diagonal anyhow. */
+/* order = the inputs by rising keys, equal ones as they are: a radix sort is stable. */
+static void
+sort_inputs(struct dev *d, struct mat *order, const struct mat *h)
+{
+	int n = (int)h->rows;
+	cudaStream_t stream = cuda_gpu(d)->stream;
+	size_t bytes = 0, each = (size_t)n * sizeof(uint32_t);
+	uint32_t *key = (uint32_t *)cuda_take(d, each), *sorted = (uint32_t *)cuda_take(d, each);
+	int32_t *input = (int32_t *)cuda_take(d, each), *to = (int32_t *)order->p;
+	void *room;
+
+	if (!input || !cuda_ok(d, "order", cub::DeviceRadixSort::SortPairs(NULL, bytes, key, sorted, input, to, n, 0, 32, stream)))
+		return;
+	room = cuda_take(d, bytes);
+	if (!room)
+		return;
+	make_keys<<<blocks_of(n, THREADS), THREADS, 0, stream>>>(key, (const float *)h->p, h->ld, n);
+	number_inputs<<<blocks_of(n, THREADS), THREADS, 0, stream>>>(input, n);
+	if (cuda_launched(d, "order"))
+		cuda_ok(d, "order", cub::DeviceRadixSort::SortPairs(room, bytes, key, sorted, input, to, n, 0, 32, stream));
+}
+
 void
 cuda_order(struct dev *d, struct mat *order, const struct mat *h, bool by_diag)
 {
-	size_t bytes = (size_t)h->rows * sizeof(int32_t);
-	int32_t *o = (int32_t *)host_take(d, "order", bytes);
-	double *diag = by_diag ? diagonal(d, "order", h) : NULL;
-	bool good = o && (diag || !by_diag);
+	size_t mark = cuda_mark(d);
 
-	for (int64_t i = 0; good && i < h->rows; i++)
-		o[i] = (int32_t)i;
-	if (good && by_diag)
-		good = rank(d, "order", o, diag, h->rows);
-	if (good)
-		copy(d, "order", order->p, o, bytes);
-	free(diag);
-	free(o);
+	if (by_diag) {
+		sort_inputs(d, order, h);
+		cuda_back(d, mark);
+		return;
+	}
+	number_inputs<<<blocks_of(h->rows, THREADS), THREADS, 0, cuda_gpu(d)->stream>>>((int32_t *)order->p, h->rows);
+	cuda_launched(d, "order");
 }
 
 /* ---- factor ---- */
 
-/* The lower triangle of u = h in the given order reversed (order NULL: its own), `ridge` more on the diagonal. */
+/* The upper triangle of u = h in the given order reversed (order NULL: its own), `ridge` more on the diagonal. */
 template <typename REAL> static bool
 lay_out(struct dev *d, const char *op, struct mat *u, const struct mat *h, const struct mat *order, double dead, double ridge)
 {
@@ -250,11 +280,11 @@ lay_out(struct dev *d, const char *op, struct mat *u, const struct mat *h, const
 	return cuda_launched(d, op);
 }
 
-/* V from A in the lower triangle of u.  *info is the library's: the pivot, from 1, where it stopped, or 0.  Waits. */
+/* M from A in the upper triangle of u.  *info is the library's: the pivot, from 1, where it stopped, or 0.  Waits. */
 static bool
 potrf_with(struct dev *d, const char *op, struct mat *u, cusolverDnParams_t params, int *info)
 {
-	const cublasFillMode_t upper = CUBLAS_FILL_MODE_UPPER;
+	const cublasFillMode_t fill = CUBLAS_FILL_MODE_LOWER;      /* by columns */
 	cusolverDnHandle_t solver = cuda_gpu(d)->solver;
 	cudaDataType type = u->type == F64 ? CUDA_R_64F : CUDA_R_32F;
 	size_t mark = cuda_mark(d), bytes = 0, host_bytes = 0;
@@ -262,14 +292,14 @@ potrf_with(struct dev *d, const char *op, struct mat *u, cusolverDnParams_t para
 	int *there;
 	bool good;
 
-	if (!cuda_solver_ok(d, op, cusolverDnXpotrf_bufferSize(solver, params, upper, u->rows, type, u->p, u->ld, type, &bytes,
+	if (!cuda_solver_ok(d, op, cusolverDnXpotrf_bufferSize(solver, params, fill, u->rows, type, u->p, u->ld, type, &bytes,
 	                                                       &host_bytes)))
 		return false;
 	there = (int *)cuda_take(d, sizeof(*there));
 	room = cuda_take(d, bytes);
 	host = host_take(d, op, host_bytes);
 	good = there && room && host
-	       && cuda_solver_ok(d, op, cusolverDnXpotrf(solver, params, upper, u->rows, type, u->p, u->ld, type, room, bytes, host,
+	       && cuda_solver_ok(d, op, cusolverDnXpotrf(solver, params, fill, u->rows, type, u->p, u->ld, type, room, bytes, host,
 	                                                 host_bytes, there))
 	       && copy(d, op, info, there, sizeof(*info));
 	free(host);
@@ -312,14 +342,15 @@ first_bad(struct dev *d, const char *op, const struct mat *u, int info, int64_t 
 template <typename REAL> static int64_t
 factorize(struct dev *d, const char *op, struct mat *u, const struct mat *h, const struct mat *order, double dead, double ridge)
 {
-	int64_t n = h->rows, bad = 0;
+	unsigned tiles = blocks_of(h->rows, TILE);
+	int64_t bad = 0;
 	int info = 0;
 
 	if (!lay_out<REAL>(d, op, u, h, order, dead, ridge) || !potrf(d, op, u, &info) || !first_bad(d, op, u, info, &bad))
 		return 0;
 	if (bad)
-		return n + 1 - bad;
-	reverse<<<(unsigned)n, THREADS, 0, cuda_gpu(d)->stream>>>((REAL *)u->p, u->ld, n);
+		return h->rows + 1 - bad;
+	reverse<<<dim3(tiles, tiles), dim3(TILE, TILE_ROWS), 0, cuda_gpu(d)->stream>>>((REAL *)u->p, u->ld, h->rows);
 	cuda_launched(d, op);
 	return 0;
 }
