@@ -4,6 +4,7 @@
  * leaves its inputs and their statistics, the method chooses codes, and the next step already uses the quantized weights.
  * That is true-sequential quantization for the price of one forward pass.  Without one (propagate: original, or a
  * method that needs no statistics) blocks are independent of one another. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,9 @@ struct work {
 	struct block b, full;           /* full keeps the original weights */
 	struct mat quantized[PARTS];    /* dequantized again, where the stream goes on with them */
 	struct qblock out;
+	char digest[SHA256_HEX];        /* of out */
+	pthread_t digester;
+	bool digesting;                 /* there is a thread to be joined */
 	const struct choice *choices;
 	size_t n;
 };
@@ -250,23 +254,61 @@ solve_site(struct work *w, enum site site, const struct stats *st)
 	return 0;
 }
 
+static void *
+digest(void *own)
+{
+	struct work *w = own;
+
+	qblock_digest(&w->out, w->digest);
+	return NULL;
+}
+
+/* Waits for the results and digests them, on a thread of its own where there is still something to do for the device. */
+static int
+begin_digest(struct work *w)
+{
+	int rc = qblock_settle(&w->out, w->d);
+
+	if (rc < 0)
+		return rc;
+	w->digesting = pthread_create(&w->digester, NULL, digest, w) == 0;
+	if (!w->digesting)
+		digest(w);
+	return 0;
+}
+
+static void
+end_digest(struct work *w)
+{
+	if (w->digesting)
+		pthread_join(w->digester, NULL);
+	w->digesting = false;
+}
+
 /* Statistics gathered from the stream, a site at a time, each seeing the ones before it quantized. */
 static int
 solve_in_sequence(struct work *w)
 {
+	struct pass last = {.b = &w->b, .b_full = w->s->f.p ? &w->full : NULL};
+	int rc;
+
 	for (enum site site = 0; site < SITES; site++) {
 		size_t mark = dev_mark(w->d);
 		struct stats st = stream_stats(w->s, &w->p->weights.config, site, w->p->wish.needs);
 		struct pass pass = {&w->b, w->s->f.p ? &w->full : NULL, &st, w->p->wish.unit};
-		int rc = stream_step(w->job, w->s, (int)site, &pass);
 
+		rc = stream_step(w->job, w->s, (int)site, &pass);
 		if (rc == 0)
 			rc = solve_site(w, site, &st);
 		dev_release(w->d, mark);
 		if (rc < 0)
 			return rc;
 	}
-	return stream_step(w->job, w->s, SITES, &(struct pass){.b = &w->b, .b_full = w->s->f.p ? &w->full : NULL});
+	rc = begin_digest(w);
+	if (rc == 0)
+		rc = stream_step(w->job, w->s, SITES, &last);
+	end_digest(w);
+	return rc;
 }
 
 /* All statistics first, from the block as it was. */
@@ -287,7 +329,9 @@ solve_at_once(struct work *w)
 	block_forward(w->d, &w->b, &w->s->h, w->s->seqlen);
 	if (w->s->f.p)
 		block_forward(w->d, &w->full, &w->s->f, w->s->seqlen);
-	return dev_status(w->d);
+	rc = begin_digest(w);
+	end_digest(w);
+	return rc;
 }
 
 /* No stream: statistics come from the calibrate node, or the method needs none. */
@@ -308,7 +352,7 @@ solve_alone(struct work *w)
 			return rc;
 		w->job->host->progress(w->job, site + 1, SITES, NULL);
 	}
-	return 0;
+	return qblock_settle(&w->out, w->d);
 }
 
 static void
@@ -388,10 +432,7 @@ take_room(struct work *w, struct kept *k)
 static void
 advance(struct work *w)
 {
-	char hex[SHA256_HEX];
-
-	qblock_digest(&w->out, hex);
-	stream_advance(w->s, w->job, hex);
+	stream_advance(w->s, w->job, w->digest);
 	w->job->host->exports(w->job, "activations", w->s->digest);
 }
 
@@ -421,8 +462,6 @@ run(struct job *job)
 		mark = dev_mark(w.d);
 	if (rc == 0)
 		rc = !w.s ? solve_alone(&w) : w.p->wish.true_sequential ? solve_in_sequence(&w) : solve_at_once(&w);
-	if (rc == 0)
-		rc = qblock_settle(&w.out, w.d);
 	if (rc == 0 && w.s)
 		advance(&w);
 	if (rc == 0) {
