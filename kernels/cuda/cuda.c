@@ -348,10 +348,15 @@ static void
 cuda_zero(struct dev *d, struct mat *m)
 {
 	struct gpu *gpu = d->own;
-	size_t size = cuda_size(m->type);
+	size_t size = cuda_size(m->type), row = (size_t)m->cols * size;
 
-	if (m->rows > 0 && m->cols > 0)
-		cuda_ok(d, "zero", cudaMemset2DAsync(m->p, (size_t)m->ld * size, 0, (size_t)m->cols * size, (size_t)m->rows, gpu->stream));
+	if (m->rows == 0 || m->cols == 0)
+		return;
+	/* In two dimensions the pitch has a limit, which one long row may exceed. */
+	if (m->rows == 1 || m->ld == m->cols)
+		cuda_ok(d, "zero", cudaMemsetAsync(m->p, 0, row * (size_t)m->rows, gpu->stream));
+	else
+		cuda_ok(d, "zero", cudaMemset2DAsync(m->p, (size_t)m->ld * size, 0, row, (size_t)m->rows, gpu->stream));
 }
 
 static void

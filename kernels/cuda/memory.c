@@ -6,11 +6,12 @@
 #include <string.h>
 
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/narrow.h"
 
 enum {
 	MIB = 1 << 20,
 	STEP = 256 * MIB,        /* memory is mapped so much at a time */
-	BUFFER = 32 * MIB,       /* pinned, twice */
+	BUFFER = 32 * MIB,       /* pinned, twice; no more than cuBLAS's workspace */
 	COPIERS = 8,             /* threads that fill a buffer: what it takes to keep up with the copy engine */
 };
 
@@ -211,21 +212,57 @@ rows_a_time(size_t row)
 	return row < BUFFER ? (int64_t)(BUFFER / row) : 1;
 }
 
-/* One piece of a row too long for the buffer, or whole rows. */
+/* From the buffer: a piece of a row too long for it, or whole rows. */
+static bool
+send(struct dev *d, const struct mat *to, const char *buffer, size_t row, int64_t rows)
+{
+	cudaStream_t stream = ((struct gpu *)d->own)->stream;
+	size_t width = (size_t)to->ld * cuda_size(to->type);
+
+	if (rows == 1 || to->ld == to->cols)
+		return cuda_ok(d, "put", cudaMemcpyAsync(to->p, buffer, row * (size_t)rows, cudaMemcpyHostToDevice, stream));
+	return cuda_ok(d, "put", cudaMemcpy2DAsync(to->p, width, buffer, row, row, (size_t)rows, cudaMemcpyHostToDevice, stream));
+}
+
+static bool
+receive(struct dev *d, char *buffer, const struct mat *from, size_t row, int64_t rows)
+{
+	cudaStream_t stream = ((struct gpu *)d->own)->stream;
+	size_t width = (size_t)from->ld * cuda_size(from->type);
+
+	if (rows == 1 || from->ld == from->cols)
+		return cuda_ok(d, "get", cudaMemcpyAsync(buffer, from->p, row * (size_t)rows, cudaMemcpyDeviceToHost, stream));
+	return cuda_ok(d, "get", cudaMemcpy2DAsync(buffer, row, from->p, width, row, (size_t)rows, cudaMemcpyDeviceToHost, stream));
+}
+
+/* m as dense bytes in the workspace of cuBLAS: between two products it is free, for all of them are in the stream. */
+static struct mat
+dense_twin(struct dev *d, const struct mat *m)
+{
+	struct mat twin = *m;
+
+	twin.p = ((struct gpu *)d->own)->workspace;
+	twin.ld = m->cols;
+	return twin;
+}
+
 static bool
 put_piece(struct dev *d, const struct mat *to, const char *from, size_t row, int64_t rows)
 {
 	struct gpu *gpu = d->own;
 	char *buffer = next_buffer(d, gpu->memory);
-	size_t width = (size_t)to->ld * cuda_size(to->type);
+	bool narrow = is_narrow(to);
+	struct mat there = narrow ? dense_twin(d, to) : *to;
 
 	if (!buffer)
 		return false;
 	copy(buffer, from, row * (size_t)rows);
-	if (rows == 1)
-		width = row;
-	return cuda_ok(d, "put", cudaMemcpy2DAsync(to->p, width, buffer, row, row, (size_t)rows, cudaMemcpyHostToDevice, gpu->stream))
-	       && cuda_ok(d, "put", cudaEventRecord(gpu->memory->copied[gpu->memory->turn], gpu->stream));
+	if (!send(d, &there, buffer, row, rows)
+	    || !cuda_ok(d, "put", cudaEventRecord(gpu->memory->copied[gpu->memory->turn], gpu->stream)))
+		return false;
+	if (narrow)
+		narrow_unpack(d, to, there.p);
+	return !cuda_failed(d);
 }
 
 static bool
@@ -233,14 +270,14 @@ get_piece(struct dev *d, char *to, const struct mat *from, size_t row, int64_t r
 {
 	struct gpu *gpu = d->own;
 	char *buffer = next_buffer(d, gpu->memory);
-	size_t width = (size_t)from->ld * cuda_size(from->type);
+	bool narrow = is_narrow(from);
+	struct mat there = narrow ? dense_twin(d, from) : *from;
 
 	if (!buffer)
 		return false;
-	if (rows == 1)
-		width = row;
-	if (!cuda_ok(d, "get", cudaMemcpy2DAsync(buffer, row, from->p, width, row, (size_t)rows, cudaMemcpyDeviceToHost, gpu->stream))
-	    || !cuda_ok(d, "get", cudaStreamSynchronize(gpu->stream)))
+	if (narrow)
+		narrow_pack(d, there.p, from);
+	if (!receive(d, buffer, &there, row, rows) || !cuda_ok(d, "get", cudaStreamSynchronize(gpu->stream)))
 		return false;
 	copy(to, buffer, row * (size_t)rows);
 	return true;
