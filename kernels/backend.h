@@ -44,6 +44,7 @@ struct backend {
 	               size_t from);                /* bytes of the arena from there up to d->used become free */
 	/* The arena's first `to` bytes are about to be used; false after dev_fail.  NULL: they always can be. */
 	bool (*grow)(struct dev *d, size_t to);
+	void (*ahead)(struct dev *d, const struct span *v, size_t n);      /* NULL: nothing is gained */
 	void *(*room)(struct dev *d, size_t bytes);
 	void (*park)(struct dev *d, void *room, const struct mat *m);
 	void (*unpark)(struct dev *d, struct mat *m, const void *room);

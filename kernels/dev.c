@@ -436,6 +436,13 @@ dev_size(const struct dev *d)
 	return d->size;
 }
 
+void
+dev_ahead(struct dev *d, const struct span *v, size_t n)
+{
+	if (d->be->ahead)
+		d->be->ahead(d, v, n);
+}
+
 void *
 dev_room(struct dev *d, size_t bytes)
 {

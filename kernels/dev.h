@@ -63,6 +63,13 @@ void dev_get(struct dev *d, void *to, const struct mat *m);     /* device to hos
 /* Host memory that outlives the call, seen as a matrix: on the CPU the bytes themselves (they must stay
  * mapped and unchanged until the mark is released, any alignment), elsewhere a copy. */
 struct mat dev_view(struct dev *d, enum dtype type, int64_t rows, int64_t cols, const void *from);
+/* Host memory that will be put or viewed soon, so that a device with memory of its own may fetch it while it computes; it stays mapped
+ * and unchanged until then, or until the next list, which replaces this one; an empty list ends it.  Says nothing of results. */
+struct span {
+	const void *p;
+	size_t n;            /* bytes */
+};
+void dev_ahead(struct dev *d, const struct span *v, size_t n);
 /* Host memory beside the device, for what does not fit on it; d's until dev_close, and only these two touch it: they copy a
  * matrix there, dense, and back, in order with the operations around them.  NULL after marking the device failed. */
 void *dev_room(struct dev *d, size_t bytes);

@@ -389,6 +389,7 @@ work_open(struct work *w, struct job *job)
 			return rc;
 	}
 	rc = block_load(w->d, &w->b, &p->weights, job->node->index, seqlen);
+	block_ahead(w->d, &p->weights, job->node->index + 1);
 	w->full = w->b;
 	if (w->s)
 		take_quantized(w);

@@ -111,6 +111,26 @@ block_load(struct dev *d, struct block *b, const struct weights *w, int index, i
 	return r < 0 ? r : dev_status(d);
 }
 
+void
+block_ahead(struct dev *d, const struct weights *w, int index)
+{
+	struct span v[PARTS];
+	size_t n = 0;
+
+	for (int s = 0; s < SITES && index < w->config.L; s++) {
+		enum part parts[4];
+		int count = site_parts(w->config.family, (enum site)s, parts);
+
+		for (int i = 0; i < count; i++) {
+			const struct tensor *t = load_find(w, parts[i], index);
+
+			if (t)
+				v[n++] = (struct span){t->p, t->bytes};
+		}
+	}
+	dev_ahead(d, v, n);
+}
+
 /* ---- running ---- */
 
 static void

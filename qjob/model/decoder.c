@@ -89,6 +89,7 @@ run_block(struct pass *p, int index)
 	size_t mark = dev_mark(p->d);
 	int r = block_load(p->d, &b, p->w, index, p->seqlen);
 
+	block_ahead(p->d, p->w, index + 1);
 	if (r == 0) {
 		block_forward(p->d, &b, &p->h, p->seqlen);
 		r = dev_status(p->d);
@@ -194,6 +195,7 @@ run_blocks(struct pass *p, const struct ends *e)
 		r = p->after(p, -1);
 	for (int i = 0; r == 0 && i < p->w->config.L; i++)
 		r = run_block(p, i);
+	dev_ahead(p->d, NULL, 0);      /* the caller may unmap the weights now */
 	return r;
 }
 

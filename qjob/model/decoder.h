@@ -47,6 +47,8 @@ int ends_load(struct dev *d, struct ends *e, const struct weights *w);
 /* h = the rows of table that ids (of the host, one a row of h) name. */
 void embed_ids(struct dev *d, const struct held *h, const struct mat *table, const int32_t *ids);
 int block_load(struct dev *d, struct block *b, const struct weights *w, int index, int64_t seqlen);
+/* The block's linears will be loaded soon: see dev_ahead.  Does nothing for a block that is not there. */
+void block_ahead(struct dev *d, const struct weights *w, int index);
 int64_t site_width(const struct config *c, enum site s);       /* columns of x before the site: its in_features */
 int64_t turn_width(const struct config *c, enum site s);       /* the widest of every other site from s: they can share memory */
 int64_t part_rows(const struct config *c, enum part p);        /* out_features of a linear part */

@@ -100,6 +100,16 @@ load_packed(struct dev *d, struct mat *m, const struct weights *w, const char *l
 	return r;
 }
 
+const struct tensor *
+load_find(const struct weights *w, enum part p, int block)
+{
+	char name[256], full[NAME_SIZE];
+
+	part_name(w->config.family, p, block, name, sizeof(name));
+	snprintf(full, sizeof(full), "%s.weight", name);
+	return weights_find(w, full);
+}
+
 int
 load_matrix(struct dev *d, struct mat *m, const struct weights *w, enum part p, int block, struct linear_shape shape)
 {

@@ -8,6 +8,8 @@ struct linear_shape {
 	int64_t rows, cols;
 };
 
+/* The tensor of a part's weights as they are stored; NULL: there is none, as in a packed model. */
+const struct tensor *load_find(const struct weights *w, enum part p, int block);
 /* A float matrix as it is stored, by its part. */
 int load_matrix(struct dev *d, struct mat *m, const struct weights *w, enum part p, int block, struct linear_shape shape);
 /* The same or, from a packed model, decoded to F32; and the bias. */
