@@ -55,8 +55,7 @@ for part; do
 	sanitize)
 		for tool in memcheck racecheck initcheck; do
 			for unit in $units; do
-				count "$tool of $unit" compute-sanitizer --tool "$tool" --error-exitcode 99 --kernel-regex kns=qjob \
-					"$(place "$unit")"
+				count "$tool of $unit" compute-sanitizer --tool "$tool" --error-exitcode 99 "$(place "$unit")"
 			done
 		done ;;
 	runs) count runs python3 -B "$root/tests/gpu/test_runs.py" "$build/qjob" "$root" ;;
