@@ -228,9 +228,9 @@ fit_at(const struct walk<REAL> *t, const struct fitting *f, int64_t row, int at,
 	if (!real || lane != 0)
 		return;
 	if (bad)
-		note_fault(t->fault, t->row + row, GRID_NOT_FINITE);
+		note_fault(t->fault, t->row + row, GRID_NOT_FINITE, &t->rule);
 	else if (fault_of(&c, &t->rule) != GRID_FINE)
-		note_fault(t->fault, t->row + row, GRID_OVERFLOW);
+		note_fault(t->fault, t->row + row, GRID_OVERFLOW, &t->rule);
 	t->scale[row * t->scale_ld + g] = c.scale;
 	t->zero[row * t->zero_ld + g] = (uint8_t)c.zero;
 }

@@ -313,6 +313,18 @@ cuda_open(struct dev *d, const struct dev_options *o)
 	return -1;
 }
 
+/* Fails for what a kernel has noted (struct gpu). */
+static void
+tell_fault(struct dev *d, unsigned long long fault)
+{
+	static const char *const types[] = {[F32] = "F32", [F16] = "F16", [BF16] = "BF16", [F64] = "F64"};
+
+	if ((fault & 3) == 1)
+		dev_fail(d, E_NUMERIC, "row %llu of the weights holds a value that is not finite", fault >> 4);
+	else
+		dev_fail(d, E_NUMERIC, "row %llu of the weights needs a scale beyond the range of %s", fault >> 4, types[fault >> 2 & 3]);
+}
+
 static void
 cuda_wait(struct dev *d)
 {
@@ -324,8 +336,7 @@ cuda_wait(struct dev *d)
 	fault = *gpu->fault;
 	*gpu->fault = ULLONG_MAX;
 	if (fault != ULLONG_MAX)
-		dev_fail(d, E_NUMERIC, "row %llu of the weights %s", fault >> 2, (fault & 3) == 1 ? "holds a value that is not finite" :
-		         "needs a scale beyond the range of its stored type");
+		tell_fault(d, fault);
 }
 
 static void
@@ -386,6 +397,7 @@ static const struct backend cuda = {
 	.zero = cuda_zero,
 	.shrink = cuda_shrink,
 	.grow = memory_grow,
+	.ahead = memory_ahead,
 	.room = memory_room,
 	.park = memory_park,
 	.unpark = memory_unpark,

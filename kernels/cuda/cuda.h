@@ -34,7 +34,8 @@ struct gpu {
 	void *workspace;              /* of cuBLAS and cuBLASLt */
 	size_t workspace_bytes;
 	/* Of the host, visible to the card: the least fault of weights that a kernel has noted (atomicMin, so that the least row is named
-	 * whichever block met it): row << 2 | 1 not finite, 2 a scale out of range.  The device fails when it is next waited for. */
+	 * whichever block met it): row << 4 | the scale's stored type << 2 | 1 not finite, 2 a scale out of its range.  The device fails
+	 * when it is next waited for. */
 	unsigned long long *fault;
 	struct memory *memory;        /* memory.c's */
 	struct linear *linear;        /* linear.cu's; NULL until it is needed */

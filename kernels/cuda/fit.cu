@@ -79,7 +79,7 @@ find_range(const struct slots *s, int slot, const struct fit_job *f, const struc
 	if (threadIdx.x % WARP == 0) {
 		s->range[slot] = widen(lo, hi, &f->rule);
 		if (bad)
-			note_fault(f->fault, f->row + p->row, GRID_NOT_FINITE);
+			note_fault(f->fault, f->row + p->row, GRID_NOT_FINITE, &f->rule);
 	}
 }
 
@@ -205,7 +205,7 @@ fit_kernel(const struct fit_job f, int per_block)
 		f.scale[p.row * f.scale_ld + p.group] = c.scale;
 		f.zero[p.row * f.zero_ld + p.group] = (uint8_t)c.zero;
 		if (fault_of(&c, &f.rule) != GRID_FINE)
-			note_fault(f.fault, f.row + p.row, GRID_OVERFLOW);
+			note_fault(f.fault, f.row + p.row, GRID_OVERFLOW, &f.rule);
 	}
 }
 

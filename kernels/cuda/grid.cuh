@@ -318,11 +318,11 @@ choose(REAL w, float scale, float zero, const struct rule *r)
 }
 
 #ifdef __CUDACC__
-/* Notes a fault of a row; the least row is named. */
+/* Notes a fault of a row, as cuda.h says; the least row is named. */
 __device__ static inline void
-note_fault(unsigned long long *fault, int64_t row, enum grid_fault kind)
+note_fault(unsigned long long *fault, int64_t row, enum grid_fault kind, const struct rule *r)
 {
-	atomicMin(fault, (unsigned long long)row << 2 | (unsigned long long)kind);
+	atomicMin(fault, (unsigned long long)row << 4 | (unsigned long long)r->g.stored << 2 | (unsigned long long)kind);
 }
 #endif
 
