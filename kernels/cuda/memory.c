@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/ahead.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/narrow.h"
 
@@ -38,6 +39,7 @@ struct memory {
 	char *buffer[2];
 	cudaEvent_t copied[2];   /* the buffer's last copy has ended */
 	int turn;
+	struct ahead *ahead;     /* NULL until something was announced */
 };
 
 static struct memory *
@@ -159,6 +161,7 @@ memory_close(struct dev *d)
 
 	if (!m)
 		return;
+	ahead_close(m->ahead);
 	for (int i = 0; i < 2; i++) {
 		if (m->copied[i])
 			cudaEventDestroy(m->copied[i]);
@@ -294,12 +297,39 @@ part(const struct mat *m, int64_t row, int64_t rows, size_t byte)
 	return p;
 }
 
+/* What was announced lies in pinned memory already. */
+static bool
+put_announced(struct dev *d, struct mat *to, const void *from, size_t row)
+{
+	struct gpu *gpu = d->own;
+	size_t bytes = row * (size_t)to->rows, width = (size_t)to->ld * cuda_size(to->type);
+	const void *pinned = bytes >= BUFFER / 32 && gpu->memory->ahead ? ahead_find(gpu->memory->ahead, from, bytes) : NULL;
+
+	if (!pinned)
+		return false;
+	cuda_ok(d, "put", cudaMemcpy2DAsync(to->p, width, pinned, row, row, (size_t)to->rows, cudaMemcpyHostToDevice, gpu->stream));
+	return true;
+}
+
+void
+memory_ahead(struct dev *d, const struct span *v, size_t n)
+{
+	struct memory *m = memory_of(d);
+
+	if (!m->ahead && n > 0)
+		m->ahead = ahead_open();
+	if (m->ahead)
+		ahead_announce(m->ahead, v, n);
+}
+
 void
 memory_put(struct dev *d, struct mat *to, const void *from)
 {
 	size_t row = (size_t)to->cols * cuda_size(to->type);
 	int64_t most = row ? rows_a_time(row) : 1;
 
+	if (put_announced(d, to, from, row))
+		return;
 	for (int64_t at = 0; row && at < to->rows; at += most) {
 		int64_t n = to->rows - at < most ? to->rows - at : most;
 		const char *p = (const char *)from + (size_t)at * row;

@@ -17,6 +17,7 @@ void memory_close(struct dev *d);
 bool memory_grow(struct dev *d, size_t to);
 void memory_put(struct dev *d, struct mat *to, const void *from);
 void memory_get(struct dev *d, void *to, const struct mat *from);
+void memory_ahead(struct dev *d, const struct span *v, size_t n);
 void *memory_room(struct dev *d, size_t bytes);
 void memory_park(struct dev *d, void *room, const struct mat *m);
 void memory_unpark(struct dev *d, struct mat *m, const void *room);
