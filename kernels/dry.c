@@ -153,7 +153,7 @@ moments(struct dev *d, const struct mat *x, int matrices)
 	size_t each = (n + side - 1) / side * side * least(tokens, (size_t)x->rows) * dtype_size(operand(d));
 
 	take(d, each);
-	take(d, own_of(d)->cuda ? (matrices == 1 ? n * n * 4 : 0) : (size_t)d->threads * side * side * 4);
+	take(d, own_of(d)->cuda ? 0 : (size_t)d->threads * side * side * 4);
 	if (matrices == 2)
 		take(d, each);
 	d->used = mark;

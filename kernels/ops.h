@@ -63,8 +63,9 @@ void op_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct ma
 
 /* a[1,T] = 1 / rms(x[t]): the factor that scales each token to unit mean energy (0 for a zero token). */
 void op_token_weight(struct dev *d, struct mat *a, const struct mat *x);
-/* h[n,n] F32 += sum_t a_t^2 x_t x_t^T, lower triangle; a NULL: all 1. x may be BF16.  fp32 products and
- * sums in chunks of at most 2048 tokens, chunks added in order; the result does not depend on how T is cut at multiples of 2048. */
+/* h[n,n] F32 += sum_t a_t^2 x_t x_t^T, lower triangle; what lies above it may be overwritten.  a NULL: all 1. x may be BF16.  fp32
+ * products and sums in chunks of at most 2048 tokens, chunks added in order; the result does not depend on how T is cut at
+ * multiples of 2048. */
 void op_gram(struct dev *d, struct mat *h, const struct mat *x, const struct mat *a);
 /* c[n,n] F32 += sum_t a_t^2 (f_t - x_t) x_t^T, full: the cross statistics of QEP; f is the full-precision stream. */
 void op_cross(struct dev *d, struct mat *c, const struct mat *f, const struct mat *x, const struct mat *a);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/lanes.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/memory.h"
 
@@ -270,6 +271,7 @@ cuda_close(struct dev *d)
 
 	if (gpu->stream)
 		cudaStreamSynchronize(gpu->stream);
+	lanes_close(gpu->lanes);
 	memory_close(d);
 	linear_close(gpu->linear);
 	if (gpu->solver)

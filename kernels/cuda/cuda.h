@@ -1,7 +1,8 @@
 /* The CUDA backend, inside.
  *
  * Every operation of a device is put into one stream, in the order in which it was called, so room of the arena may be given
- * back as soon as what uses it has been put there.  Nothing waits but dev_status, dev_get and what returns a number.
+ * back as soon as what uses it has been put there; an operation that uses other streams too begins and ends in that one.
+ * Nothing waits but dev_status, dev_get and what returns a number.
  *
  * A .cu file holds kernels and, as extern "C", the operations made of them; cuda.c holds the device and the table.  Results are
  * the same for equal inputs on equal cards: sums run in an order that follows from the shapes alone, there are no
@@ -39,6 +40,7 @@ struct gpu {
 	unsigned long long *fault;
 	struct memory *memory;        /* memory.c's */
 	struct linear *linear;        /* linear.cu's; NULL until it is needed */
+	struct lanes *lanes;          /* statistics.cu's; the same */
 };
 
 struct gpu *cuda_gpu(struct dev *d);

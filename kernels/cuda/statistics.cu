@@ -1,31 +1,66 @@
 /* Second moments of activations: h += sum_t a_t^2 x_t x_t^T (lower triangle) and c += sum_t a_t^2 (f_t - x_t) x_t^T.
  *
- * Bound by arithmetic: 2 n^2 T operations for c and about 0.56 of that for h, in tensor cores under MATH_BF16.  Each chunk of
- * tokens is one product a panel that adds to what is there, so it also reads and writes the panel: 8 bytes for every 2 * CHUNK
- * operations, or 1.6 GB a chunk of n = 18944: 0.38 ms at memory speed beside 1.2 ms of arithmetic, partly at the same time.
- * More tokens a product would save that, but a tensor core truncates its sums, 16384 tokens at once lose ten times what
- * 2048 do, and the result would depend on how a caller cuts its tokens.
+ * Bound by arithmetic: 2 n^2 T operations for c and about 0.55 of that for h, in tensor cores under MATH_BF16.  Each chunk of
+ * tokens is one product a panel of rows that adds to what is there, so it also reads and writes the panel: 8 bytes for every
+ * 2 * CHUNK operations, or 1.6 GB a chunk of n = 18944: 0.5 ms at memory speed beside 1.2 ms of arithmetic.  More tokens a
+ * product would save that, but a tensor core truncates its sums, 16384 tokens at once lose ten times what 2048 do, and
+ * the result would depend on how a caller cuts its tokens.  Instead panels are dealt out to several streams, where one product's
+ * sums are fetched and its last tiles finished while another multiplies.  A panel stays in one stream, so its chunks
+ * are added in order.
  *
- * Operands that have to be made (scaled, a difference, another type) are copied once and used by every panel; that, and
- * the token weights, are bound by memory. */
+ * Operands that have to be made (scaled, a difference, another type) are copied once and used by every panel, chunk by chunk while
+ * the chunk before is multiplied; that, and the token weights, are bound by memory. */
 #include "kernels/cuda/cuda.h"
 
 #include <cuda_bf16.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/lanes.h"
+#include "qjob/base/err.h"
 
 enum {
 	CHUNK = 2048,             /* tokens of a product; decides the order of sums */
-	SPAN = 4 * CHUNK,         /* tokens whose operands are held at once */
+	CHUNKS = 4,
+	SPAN = CHUNKS * CHUNK,    /* tokens whose operands are held at once */
 	THREADS = 256,
 	VECTOR = 8,               /* elements that a thread takes at once: 16 bytes of bf16 */
-	TILE = 256,               /* the longer side of a tile of cuBLAS, the shorter is half of it */
-	MOST_PANELS = 128,
+	LANES = 4,
+	LANE_WORKSPACE = 32 << 20,    /* what cuBLAS asks for on Hopper */
+	PANEL = 1024,             /* rows of a panel, about: small ones follow the diagonal, large ones multiply faster */
+	MOST_PANELS = 16,
 };
 
-/* Panel k of h has the rows [begin[k], begin[k + 1]), and of a lower triangle the columns [0, begin[k + 1]). */
+/* One more stream of a device, and what products need there.  cuBLAS's results are the same every time where a stream has a
+ * handle and a workspace of its own. */
+struct lane {
+	cudaStream_t stream;
+	cublasHandle_t blas;
+	void *workspace;
+	cudaEvent_t done;
+};
+
+struct lanes {
+	struct lane lane[LANES];
+	cudaEvent_t made[CHUNKS]; /* the operands of a chunk */
+};
+
+/* Panel k of h has the rows [begin[k], begin[k + 1]), and of a lower triangle the columns [0, begin[k + 1]).  Lane l multiplies
+ * the `shares[l]` panels share[l]. */
 struct panels {
 	int count;
-	int64_t widest;           /* most rows of one */
 	int64_t begin[MOST_PANELS + 1];
+	int shares[LANES], share[LANES][MOST_PANELS];
+};
+
+/* What is computed: h += l^T r, where l is r for a lower triangle. */
+struct moments {
+	const char *op;
+	const struct mat *h, *f, *x;      /* f NULL: x's own moments, a lower triangle */
+	const float *a;                   /* NULL: all 1 */
+	struct mat left, right;           /* operands of the span at hand; right of all tokens where x itself will do */
+	bool ready;                       /* x itself is right */
+	struct panels panels;
 };
 
 /* ---- kernels ---- */
@@ -86,6 +121,17 @@ load(float (&v)[VECTOR], const struct mat &m, int64_t row, int64_t col, bool ali
 		load_as(v, (const float *)m.p + at, m.cols - col, aligned);
 }
 
+/* By an intrinsic: left to itself, the compiler splits the store into elements. */
+template <typename T> __device__ static void
+store(T *to, const vector_of<T> &v)
+{
+	uint4 w[sizeof(v) / sizeof(uint4)];
+
+	memcpy(w, &v, sizeof(v));
+	for (int i = 0; i < (int)(sizeof(v) / sizeof(uint4)); i++)
+		__stwb(reinterpret_cast<uint4 *>(to) + i, w[i]);
+}
+
 /* A block a token.  The order of the sum follows from the width alone, not from the alignment. */
 __global__ static void
 __launch_bounds__(THREADS)
@@ -132,27 +178,7 @@ make_operands(struct mat to, struct mat x, struct mat minus, const float *a, boo
 	}
 	for (int j = 0; j < VECTOR; j++)
 		out.v[j] = narrow<T>(v[j] * by);
-	*reinterpret_cast<vector_of<T> *>((T *)to.p + t * to.ld + i) = out;
-}
-
-/* What panels hold above the diagonal of h, to `kept` or back from there: row i of both is row i, and column 0 of kept is
- * the first of the panel's rows.  A block a row and THREADS columns. */
-__global__ static void
-__launch_bounds__(THREADS)
-keep_above(struct mat h, struct mat kept, const __grid_constant__ struct panels p, bool back)
-{
-	int64_t i = blockIdx.x, j = i + 1 + (int64_t)blockIdx.y * THREADS + threadIdx.x;
-	float *here = (float *)h.p + i * h.ld, *there = (float *)kept.p + i * kept.ld;
-	int k = 0;
-
-	while (p.begin[k + 1] <= i)
-		k++;
-	if (j >= p.begin[k + 1])
-		return;
-	if (back)
-		here[j] = there[j - p.begin[k]];
-	else
-		there[j - p.begin[k]] = here[j];
+	store((T *)to.p + t * to.ld + i, out);
 }
 
 /* ---- operands ---- */
@@ -219,57 +245,107 @@ fill(struct dev *d, const char *op, const struct mat *to, const struct mat *x, c
 	cuda_launched(d, op);
 }
 
-/* ---- panels ---- */
+/* ---- lanes ---- */
 
-/* Cuts the rows of a lower triangle so that the panels' tiles take the fewest waves over the multiprocessors: a panel
- * costs its waves, and a quarter of one to begin.  On 132 multiprocessors n = 18944 takes nine panels and 47 waves, where 16
- * even panels take 52, all of h 83, and the triangle's tiles alone 42; up to 3584 all of h is one panel. */
-static struct panels
-cut_rows(int64_t n, int sms)
+static bool
+open_lane(struct dev *d, struct lane *l)
 {
-	int64_t step = (n + TILE * MOST_PANELS - 1) / (TILE * MOST_PANELS) * TILE, tiles = 2 * (step / TILE) * (step / TILE);
-	int64_t cost[MOST_PANELS + 1] = {}, i;
-	int from[MOST_PANELS + 1] = {}, count = (int)blocks_of(n, step), to;
-	struct panels p = {};
-
-	for (to = 1; to <= count; to++)
-		for (i = 0; i < to; i++) {
-			int64_t waves = ((to - i) * to * tiles + sms - 1) / sms, all = cost[i] + 4 * waves + 1;
-
-			if (i == 0 || all <= cost[to]) {
-				cost[to] = all;
-				from[to] = (int)i;
-			}
-		}
-	for (to = count; to > 0; to = from[to])
-		p.count++;
-	for (to = count, i = p.count; i >= 0; to = from[to], i--)
-		p.begin[i] = least(to * step, n);
-	for (i = 0; i < p.count; i++)
-		p.widest = p.widest > p.begin[i + 1] - p.begin[i] ? p.widest : p.begin[i + 1] - p.begin[i];
-	return p;
+	return cuda_ok(d, "stream", cudaStreamCreateWithFlags(&l->stream, cudaStreamNonBlocking))
+	       && cuda_ok(d, "workspace", cudaMalloc(&l->workspace, LANE_WORKSPACE))
+	       && cuda_ok(d, "event", cudaEventCreateWithFlags(&l->done, cudaEventDisableTiming))
+	       && cuda_blas_ok(d, "cuBLAS", cublasCreate(&l->blas)) && cuda_blas_ok(d, "cuBLAS", cublasSetStream(l->blas, l->stream))
+	       && cuda_blas_ok(d, "cuBLAS", cublasSetWorkspace(l->blas, l->workspace, LANE_WORKSPACE))
+	       && cuda_blas_ok(d, "cuBLAS", cublasSetMathMode(l->blas, CUBLAS_DEFAULT_MATH));
 }
 
-/* Panels reach above the diagonal, and what is there is the caller's: kept aside while products are added.  Nothing to
- * do where all of a matrix is wanted. */
-static void
-keep(struct dev *d, const char *op, const struct mat *h, const struct mat *kept, const struct panels *p, bool back)
+/* The device's, opened at first need; NULL after marking the device failed. */
+static struct lanes *
+lanes_of(struct dev *d)
 {
-	dim3 grid((unsigned)h->rows, blocks_of(p->widest, THREADS));
+	struct gpu *gpu = cuda_gpu(d);
+	bool good = true;
 
-	if (!kept->p || cuda_failed(d))
+	if (gpu->lanes)
+		return gpu->lanes;
+	gpu->lanes = (struct lanes *)calloc(1, sizeof(*gpu->lanes));
+	if (!gpu->lanes) {
+		cuda_fail(d, E_SYS, "out of host memory");
+		return NULL;
+	}
+	for (int i = 0; good && i < LANES; i++)
+		good = open_lane(d, &gpu->lanes->lane[i]);
+	for (int i = 0; good && i < CHUNKS; i++)
+		good = cuda_ok(d, "event", cudaEventCreateWithFlags(&gpu->lanes->made[i], cudaEventDisableTiming));
+	return good ? gpu->lanes : NULL;
+}
+
+static void
+close_lane(struct lane *l)
+{
+	if (l->stream)
+		cudaStreamSynchronize(l->stream);
+	if (l->blas)
+		cublasDestroy(l->blas);
+	if (l->done)
+		cudaEventDestroy(l->done);
+	cudaFree(l->workspace);
+	if (l->stream)
+		cudaStreamDestroy(l->stream);
+}
+
+void
+lanes_close(struct lanes *l)
+{
+	if (!l)
 		return;
-	keep_above<<<grid, THREADS, 0, cuda_gpu(d)->stream>>>(*h, *kept, *p, back);
-	cuda_launched(d, op);
+	for (int i = 0; i < LANES; i++)
+		close_lane(&l->lane[i]);
+	for (int i = 0; i < CHUNKS; i++)
+		if (l->made[i])
+			cudaEventDestroy(l->made[i]);
+	free(l);
+}
+
+/* ---- panels ---- */
+
+/* Deals the panels out, the longest first, each to the lane that has least so far. */
+static void
+deal(struct panels *p, bool lower)
+{
+	int64_t load[LANES] = {};
+
+	for (int k = p->count - 1; k >= 0; k--) {
+		int to = 0;
+
+		for (int l = 1; l < LANES; l++)
+			if (load[l] < load[to])
+				to = l;
+		load[to] += (p->begin[k + 1] - p->begin[k]) * (lower ? p->begin[k + 1] : 1);
+		p->share[to][p->shares[to]++] = k;
+	}
+}
+
+/* Even panels of whole tiles of cuBLAS, whose sides are 128 and 256; where panels are few, that they are even matters more than
+ * that half a tile is wasted. */
+static struct panels
+cut_rows(int64_t n, bool lower)
+{
+	int64_t tile = n < 8 * PANEL ? 128 : 256, tiles = (n + tile - 1) / tile, count = least(MOST_PANELS, (n + PANEL - 1) / PANEL);
+	struct panels p = {};
+
+	p.count = (int)count;
+	for (int64_t k = 0; k <= count; k++)
+		p.begin[k] = least(k * tiles / count * tile, n);
+	deal(&p, lower);
+	return p;
 }
 
 /* ---- products ---- */
 
 /* c[M,N] += l[T,M]^T r[T,N].  cuBLAS counts by columns, and so sees c^T += r l^T. */
 static bool
-add_product(struct dev *d, const char *op, const struct mat *c, const struct mat *l, const struct mat *r)
+add_product(struct dev *d, const char *op, cublasHandle_t blas, const struct mat *c, const struct mat *l, const struct mat *r)
 {
-	cublasHandle_t blas = cuda_gpu(d)->blas;
 	int m = (int)c->cols, n = (int)c->rows, k = (int)r->rows;
 	const float one = 1;
 
@@ -281,62 +357,94 @@ add_product(struct dev *d, const char *op, const struct mat *c, const struct mat
 	                                        CUBLAS_GEMM_DEFAULT));
 }
 
-/* The products of a span, chunk by chunk.  Panel by panel, so that what a chunk left of a small panel is still in the cache
- * when the next one adds to it: a tile waits for that, while its operands come ahead of their use. */
-static void
-add_span(struct dev *d, const char *op, const struct mat *h, const struct mat *l, const struct mat *r, const struct panels *p)
+/* Panel k += its product of the tokens [t, t + n) of the span. */
+static bool
+add_panel(struct dev *d, const struct moments *m, cublasHandle_t blas, int k, int64_t t, int64_t n)
 {
-	bool lower = l == r;
+	int64_t row = m->panels.begin[k], rows = m->panels.begin[k + 1] - row, cols = m->f ? m->h->cols : row + rows;
+	struct mat c = part(m->h, row, 0, rows, cols), right = part(&m->right, t, 0, n, cols);
+	struct mat left = part(m->f ? &m->left : &m->right, t, row, n, rows);
 
-	for (int k = 0; k < p->count; k++) {
-		int64_t row = p->begin[k], rows = p->begin[k + 1] - row, cols = lower ? p->begin[k + 1] : h->cols;
-		struct mat c = part(h, row, 0, rows, cols);
-
-		for (int64_t t = 0; t < r->rows; t += CHUNK) {
-			int64_t n = least(CHUNK, r->rows - t);
-			struct mat left = part(l, t, row, n, rows), right = part(r, t, 0, n, cols);
-
-			if (!add_product(d, op, &c, &left, &right))
-				return;
-		}
-	}
+	return add_product(d, m->op, blas, &c, &left, &right);
 }
 
-/* f NULL: the lower triangle of x^T x, else (f - x)^T x. */
+/* Step s of a lane: panel by panel, so that what a chunk left of a small panel is still in the cache when the next one adds to it.
+ * A lane's first panel waits for each chunk's operands. */
+static bool
+step(struct dev *d, const struct moments *m, struct lanes *lanes, int l, int s)
+{
+	int chunks = (int)blocks_of(m->right.rows, CHUNK), which = s / chunks, chunk = s % chunks;
+	int64_t t = (int64_t)chunk * CHUNK;
+	struct lane *lane = &lanes->lane[l];
+
+	if (which >= m->panels.shares[l])
+		return true;
+	if (which == 0 && !cuda_ok(d, m->op, cudaStreamWaitEvent(lane->stream, lanes->made[chunk], 0)))
+		return false;
+	return add_panel(d, m, lane->blas, m->panels.share[l][which], t, least(CHUNK, m->right.rows - t));
+}
+
+/* The products of a span, from when its operands are made; what follows in the device's stream waits for them. */
 static void
-moments(struct dev *d, const char *op, const struct mat *h, const struct mat *f, const struct mat *x, const float *a)
+add_span(struct dev *d, const struct moments *m, struct lanes *lanes)
+{
+	int chunks = (int)blocks_of(m->right.rows, CHUNK), most = 0;
+
+	for (int l = 0; l < LANES; l++)
+		most = most > m->panels.shares[l] ? most : m->panels.shares[l];
+	/* Lanes take turns, for they shall begin together. */
+	for (int s = 0; s < most * chunks; s++)
+		for (int l = 0; l < LANES; l++)
+			if (!step(d, m, lanes, l, s))
+				return;
+	for (int l = 0; l < LANES; l++)
+		if (m->panels.shares[l] > 0
+		    && (!cuda_ok(d, m->op, cudaEventRecord(lanes->lane[l].done, lanes->lane[l].stream))
+		        || !cuda_ok(d, m->op, cudaStreamWaitEvent(cuda_gpu(d)->stream, lanes->lane[l].done, 0))))
+			return;
+}
+
+/* Makes the operands of a span's tokens, from token `from` of all, chunk by chunk. */
+static bool
+make_span(struct dev *d, const struct moments *m, struct lanes *lanes, int64_t from)
+{
+	for (int64_t t = 0; t < m->right.rows; t += CHUNK) {
+		int64_t n = least(CHUNK, m->right.rows - t), cols = m->x->cols;
+		struct mat x = part(m->x, from + t, 0, n, cols), right = part(&m->right, t, 0, n, cols);
+		const float *a = m->a ? m->a + from + t : NULL;
+
+		if (!m->ready)
+			fill(d, m->op, &right, &x, NULL, a);
+		if (m->f) {
+			struct mat f = part(m->f, from + t, 0, n, cols), left = part(&m->left, t, 0, n, cols);
+
+			fill(d, m->op, &left, &f, &x, a);
+		}
+		if (!cuda_ok(d, m->op, cudaEventRecord(lanes->made[t / CHUNK], cuda_gpu(d)->stream)))
+			return false;
+	}
+	return !cuda_failed(d);
+}
+
+static void
+add_moments(struct dev *d, struct moments *m)
 {
 	size_t mark = cuda_mark(d);
-	bool ready = x->type == operand_type(d) && !a && is_aligned(x);
-	struct mat left_room = {}, right_room = {}, kept = {};
-	struct panels p = {};
+	struct lanes *lanes = lanes_of(d);
 
-	p.count = 1;
-	p.begin[1] = h->rows;
-	if (!f) {
-		p = cut_rows(h->rows, cuda_gpu(d)->sms);
-		kept = cuda_mat(d, F32, h->rows, p.widest);
+	m->ready = m->x->type == operand_type(d) && !m->a && is_aligned(m->x);
+	m->panels = cut_rows(m->h->rows, !m->f);
+	if (!m->ready)
+		m->right = take_operands(d, m->x);
+	if (m->f)
+		m->left = take_operands(d, m->x);
+	for (int64_t from = 0; from < m->x->rows && !cuda_failed(d); from += SPAN) {
+		if (m->ready)
+			m->right = part(m->x, from, 0, 0, m->x->cols);
+		m->right.rows = least(SPAN, m->x->rows - from);
+		if (make_span(d, m, lanes, from))
+			add_span(d, m, lanes);
 	}
-	if (!ready)
-		right_room = take_operands(d, x);
-	if (f)
-		left_room = take_operands(d, x);
-	keep(d, op, h, &kept, &p, false);
-	for (int64_t from = 0; from < x->rows && !cuda_failed(d); from += SPAN) {
-		int64_t n = least(SPAN, x->rows - from);
-		struct mat xs = part(x, from, 0, n, x->cols), right = ready ? xs : part(&right_room, 0, 0, n, x->cols), left = {};
-
-		if (!ready)
-			fill(d, op, &right, &xs, NULL, a ? a + from : NULL);
-		if (f) {
-			struct mat fs = part(f, from, 0, n, x->cols);
-
-			left = part(&left_room, 0, 0, n, x->cols);
-			fill(d, op, &left, &fs, &xs, a ? a + from : NULL);
-		}
-		add_span(d, op, h, f ? &left : &right, &right, &p);
-	}
-	keep(d, op, h, &kept, &p, true);
 	cuda_back(d, mark);
 }
 
@@ -352,11 +460,24 @@ cuda_token_weight(struct dev *d, struct mat *a, const struct mat *x)
 void
 cuda_gram(struct dev *d, struct mat *h, const struct mat *x, const struct mat *a)
 {
-	moments(d, "gram", h, NULL, x, a ? (const float *)a->p : NULL);
+	struct moments m = {};
+
+	m.op = "gram";
+	m.h = h;
+	m.x = x;
+	m.a = a ? (const float *)a->p : NULL;
+	add_moments(d, &m);
 }
 
 void
 cuda_cross(struct dev *d, struct mat *c, const struct mat *f, const struct mat *x, const struct mat *a)
 {
-	moments(d, "cross", c, f, x, a ? (const float *)a->p : NULL);
+	struct moments m = {};
+
+	m.op = "cross";
+	m.h = c;
+	m.f = f;
+	m.x = x;
+	m.a = a ? (const float *)a->p : NULL;
+	add_moments(d, &m);
 }
