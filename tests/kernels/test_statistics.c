@@ -185,6 +185,42 @@ neither_threads_nor_cuts_show(void **state)
 	test_free(other);
 }
 
+/* As a method reads the diagonal of its statistics, and clears inputs of its weights. */
+static void
+diagonals_and_columns_go_to_and_fro(void **state)
+{
+	enum { N = 300, M = 77 };
+	static const enum dtype types[] = {F64, F32, BF16, U8};
+	struct dev *d = device(2, MATH_F32);
+	char from[N * M * 8], want[N * 2 * 8], got[N * 2 * 8];
+
+	(void)state;
+	for (size_t k = 0; k < sizeof(from); k++)
+		from[k] = (char)(k * 37 % 251);
+	for (size_t k = 0; k < sizeof(types) / sizeof(types[0]); k++) {
+		size_t size = dtype_size(types[k]);
+		struct mat m = dev_mat(d, types[k], N, M), two = mat_cols(&m, 5, 2), diag = mat_cols(&m, 0, 1);
+
+		diag.rows = M;
+		diag.ld = m.ld + 1;
+		dev_put(d, &m, from);
+		dev_get(d, got, &diag);
+		for (size_t i = 0; i < M; i++)
+			assert_memory_equal(got + i * size, from + i * (M + 1) * size, size);
+		for (size_t i = 0; i < N * 2 * size; i++)
+			want[i] = (char)(i * 11 % 127);
+		dev_put(d, &two, want);
+		dev_get(d, got, &two);
+		assert_memory_equal(got, want, N * 2 * size);
+		two = mat_cols(&m, 7, 1);
+		dev_get(d, got, &two);
+		for (size_t i = 0; i < N; i++)
+			assert_memory_equal(got + i * size, from + (i * M + 7) * size, size);
+	}
+	assert_good(d);
+	dev_close(d);
+}
+
 static void
 mismatches_are_told(void **state)
 {
@@ -221,6 +257,7 @@ main(void)
 		cmocka_unit_test(moments_of_odd_shapes),
 		cmocka_unit_test(a_gram_of_several_panels),
 		cmocka_unit_test(neither_threads_nor_cuts_show),
+		cmocka_unit_test(diagonals_and_columns_go_to_and_fro),
 		cmocka_unit_test(mismatches_are_told),
 	};
 
