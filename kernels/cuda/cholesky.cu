@@ -31,7 +31,7 @@
 
 enum {
 	LEAST = 6144,                /* below, cuSOLVER takes the whole: small squares are bound by latency */
-	WIDE = 1024,
+	WIDE = 512,
 	BLOCK = 512,                 /* divides WIDE */
 	TILE = 1024,                 /* squares of an update that the diagonal cuts; half of them is for nothing */
 	SLOTS = 4,

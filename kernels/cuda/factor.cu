@@ -17,6 +17,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/cuda/cholesky.h"
 #include "qjob/base/err.h"
 
 enum {
@@ -346,7 +347,13 @@ factorize(struct dev *d, const char *op, struct mat *u, const struct mat *h, con
 	int64_t bad = 0;
 	int info = 0;
 
-	if (!lay_out<REAL>(d, op, u, h, order, dead, ridge) || !potrf(d, op, u, &info) || !first_bad(d, op, u, info, &bad))
+	if (!lay_out<REAL>(d, op, u, h, order, dead, ridge))
+		return 0;
+	if (u->type == F32)
+		bad = cuda_cholesky(d, op, u);
+	else if (!potrf(d, op, u, &info) || !first_bad(d, op, u, info, &bad))
+		return 0;
+	if (cuda_failed(d))
 		return 0;
 	if (bad)
 		return h->rows + 1 - bad;
