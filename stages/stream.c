@@ -236,14 +236,16 @@ gather(struct stream *s, struct stats *st, const struct mat *x, const struct mat
 	}
 }
 
+/* The device is waited for after the last chunk: in between it must never be short of work. */
 static int
-check(struct job *job, struct stream *s, const struct block *b)
+check(struct job *job, struct stream *s, const struct block *b, bool last)
 {
-	int rc;
+	int rc = 0;
 
 	if (job->host->stop(job))
 		return err_set(E_SYS, "interrupted");
-	rc = dev_status(s->d);
+	if (last || dev_failed(s->d))
+		rc = dev_status(s->d);
 	return rc < 0 ? err_in(rc, "block %d", b->index) : 0;
 }
 
@@ -316,7 +318,7 @@ stream_step(struct job *job, struct stream *s, int step, const struct pass *p)
 
 		v.n = held_next(&s->h, v.at);
 		step_rows(&v, step, p->st);
-		rc = check(job, s, p->b);
+		rc = check(job, s, p->b, v.at + v.n >= s->tokens);
 		if (rc < 0)
 			return rc;
 		job->host->progress(job, (double)step + (double)(v.at + v.n) / (double)s->tokens, SITES + 1, NULL);
@@ -382,7 +384,7 @@ stream_sweep(struct job *job, struct stream *s, const struct pass *p, struct sta
 
 		v.n = held_next(&s->h, v.at);
 		sweep_rows(s, p, &v, st, keep);
-		rc = check(job, s, p->b);
+		rc = check(job, s, p->b, v.at + v.n >= s->tokens);
 		if (rc < 0)
 			return rc;
 		job->host->progress(job, (double)(v.at + v.n), (double)s->tokens, NULL);
