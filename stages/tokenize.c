@@ -136,7 +136,7 @@ expand(struct graph *g, const struct project *p)
 
 struct encoding {
 	struct job *job;
-	const struct tokenizer *tokenizer;
+	struct tokenizer *tokenizer; /* opened for the first text: ids need none, nor that it be of a known kind */
 	size_t enough;               /* ids after which no document is read; 0: all are */
 	struct ids ids;
 };
@@ -149,7 +149,9 @@ encode(void *own, const char *text, size_t n)
 
 	if (e->job->host->stop(e->job))
 		return err_set(E_SYS, "interrupted");
-	rc = tokenizer_encode(e->tokenizer, text, n, true, &e->ids);
+	rc = e->tokenizer ? 0 : tokenizer_open(&e->tokenizer, e->job->project->weights.folder);
+	if (rc == 0)
+		rc = tokenizer_encode(e->tokenizer, text, n, true, &e->ids);
 	if (rc != 0)
 		return rc;
 	if (e->enough == 0)
@@ -171,20 +173,15 @@ take_ids(void *own, const int32_t *ids, size_t n)
 static int
 read_ids(struct encoding *e, const struct cut *c)
 {
-	const char *folder = e->job->project->weights.folder;
-	struct tokenizer *t = NULL;
-	int rc = tokenizer_files_in(folder) == NULL ? 0 : tokenizer_open(&t, folder);
+	int rc;
 
-	if (rc != 0)
-		return rc;
-	e->tokenizer = t;
 	e->enough = c->random ? 0 : c->rows * c->seqlen;
 	rc = dataset_read(c->dataset, c->field, (struct document_sink){
 		.document = encode, .ids = take_ids, .own = e,
 		.vocabulary = e->job->project->weights.config.V, .made_up = c->rows * c->seqlen,
 	});
-	if (t != NULL)
-		tokenizer_close(t);
+	if (e->tokenizer != NULL)
+		tokenizer_close(e->tokenizer);
 	return rc;
 }
 

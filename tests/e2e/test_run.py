@@ -220,6 +220,18 @@ def a_bad_tokenizer_fails_its_nodes():
 
 # ---- the output folder ----
 
+def ids_need_no_tokenizer():
+    """Token ids are taken as they are, though the model's tokenizer is of a kind that is not known."""
+    with place() as p:
+        p.furnish()
+        p.write("model/tokenizer.json", {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}})
+        p.write("ids.jsonl", "".join(json.dumps({"input_ids": [(i * 7 + k) % 200 for k in range(32)]}) + "\n" for i in range(8)))
+        p.write("r.yaml", recipe(calibration={"dataset": "ids.jsonl"}, validate=None))
+        p.qjob("run", "r.yaml", "-q")
+        p.write("r.yaml", recipe(validate=None))
+        check("WordLevel" in p.qjob("run", "r.yaml", "-q", code=1).err, "text needs one")
+
+
 def output_folders():
     with place() as p:
         p.furnish()
@@ -440,5 +452,5 @@ def nothing_to_do_is_not_said_in_vain():
 
 
 main([bad_recipes_are_refused, a_limit_exceeded_keeps_the_result, failures_name_their_reason, bad_models_are_refused,
-      a_bad_tokenizer_fails_its_nodes, output_folders, a_folder_for_each_variant, events_and_log, nothing_to_do_is_quick,
+      a_bad_tokenizer_fails_its_nodes, ids_need_no_tokenizer, output_folders, a_folder_for_each_variant, events_and_log, nothing_to_do_is_quick,
       nothing_to_do_reads_nothing, nothing_to_do_is_not_said_in_vain, libraries_wait_for_work])
