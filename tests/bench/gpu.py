@@ -128,10 +128,10 @@ def memory(qjob, shapes):
         for limit in ("", "24G", "8G"):
             args = ["--memory", limit] if limit else []
             seconds, most = run(qjob, place, recipe(source, str(pathlib.Path(place) / "out")), *args, peak=True)
-            plan = subprocess.run([qjob, "plan", pathlib.Path(place) / "r.yaml", "--cache-dir", pathlib.Path(place) / "empty", *args],
+            plan = subprocess.run([qjob, "plan", pathlib.Path(place) / "r.yaml", "--cache-dir", pathlib.Path(place) / "empty", "--json", *args],
                                   capture_output=True, text=True)
-            said = [line.strip() for line in plan.stdout.splitlines() if "memory" in line.lower()]
-            print(f"{shape}, {layers} blocks, --memory {limit or 'all':4}: {seconds:6.1f} s, card {most / 1024:.2f} GiB; plan: {said}", flush=True)
+            said = max(node["cost"]["device_bytes"] for node in json.loads(plan.stdout)[0]["plan"]["nodes"])
+            print(f"{shape}, {layers} blocks, --memory {limit or 'all':4}: {seconds:6.1f} s, card {most / 1024:.2f} GiB, planned {said / 2**30:.2f}", flush=True)
 
 
 def peers(qjob, folder, ids):
