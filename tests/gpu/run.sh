@@ -20,7 +20,7 @@ failed=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 units='kernels.convert kernels.forward kernels.attention kernels.nll kernels.statistics kernels.factor kernels.fit kernels.babai
-kernels.ops model.decoder gpu.solver'
+kernels.ops model.decoder gpu.solver gpu.cholesky'
 export QJOB_TEST_DEVICE=cuda
 
 # count NAME COMMAND...: one test; what a good one says is not shown
