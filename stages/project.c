@@ -136,7 +136,7 @@ project_open(const struct settings *s, const struct yaml *tree, const struct dev
 	choices_make(p, tree, d);
 	check_data(p, tree, d);
 	if (dev_facts(&p->device, p->device_facts, sizeof(p->device_facts)) < 0)
-		diag_add(d, (struct place){0}, "device: %s", err_text());
+		diag_add(d, (struct place){0}, "%s", err_text());
 	if (d->n == before && memory_predict(p) < 0)
 		diag_add(d, (struct place){0}, "memory: %s", err_text());
 	if (d->n > before)
