@@ -5,7 +5,7 @@
 
 #include "kernels/codes.h"
 #include "qjob/base/err.h"
-#include "stages/pack/format.h"
+#include "stages/together.h"
 
 enum { ALL_PARKED = 3 };
 
@@ -34,34 +34,17 @@ static const struct job_host nobody = {.progress = no_progress, .stop = never_st
 
 /* ---- solving ---- */
 
-static bool
-same_settings(const struct choice *a, const struct choice *b)
-{
-	return a->site == b->site && a->skip == b->skip && a->bits == b->bits && a->group == b->group && a->sym == b->sym;
-}
-
 /* Linears that are solved together, as quantize.c does it. */
 static void
 solve(const struct project *p, struct dev *d, const struct choice *c, size_t n, const struct stats *st)
 {
-	const struct settings *s = p->s;
-	struct grid g = {.bits = c->bits, .group = c->group, .sym = c->sym};
-	int64_t rows = 0, groups = (c->cols + c->group - 1) / c->group;
+	int64_t rows = together_rows(c, n);
+	struct grid g = together_grid(p, c);
 	size_t mark = dev_mark(d);
-	struct solved out = {.in_order = true};
-	struct mat all;
+	struct mat all = dev_mat(d, p->weights.config.dtype, rows, c->cols);
+	struct solved out = together_take(d, c, rows);
 
-	for (size_t i = 0; i < n; i++)
-		rows += c[i].rows;
-	g.stored = s->format->scale_type(s->format_params, p->weights.config.dtype);
-	g.zero_min = s->format->zero_min(s->format_params, c->sym);
-	all = dev_mat(d, p->weights.config.dtype, rows, c->cols);
-	out.q.code = dev_mat(d, U8, rows, c->cols);
-	out.q.scale = dev_mat(d, F32, rows, groups);
-	out.q.zero = dev_mat(d, U8, rows, groups);
-	out.q.group_of = dev_mat(d, I32, 1, c->cols);
-	out.loss = dev_zeros(d, F64, 1, rows);
-	s->method->solve(d, &out, &all, st, &g, s->method_params);
+	p->s->method->solve(d, &out, &all, st, &g, p->s->method_params);
 	dev_mat(d, U8, rows, (int64_t)codes_bytes(c->cols, c->bits));
 	dev_release(d, mark);
 }
@@ -70,8 +53,7 @@ static void
 solve_site(const struct project *p, struct dev *d, const struct choice *v, size_t count, enum site site, const struct stats *st)
 {
 	for (size_t i = 0, n; i < count; i += n) {
-		for (n = 1; i + n < count && same_settings(&v[i], &v[i + n]); n++)
-			;
+		n = together_count(&v[i], count - i);
 		if (v[i].site == site && !v[i].skip)
 			solve(p, d, &v[i], n, st);
 	}
@@ -84,7 +66,7 @@ is_like_first(const struct project *p, int block)
 	const struct choice *a = project_block(p, 0, &n), *b = project_block(p, block, &n);
 
 	for (size_t i = 0; i < n; i++)
-		if (!same_settings(&a[i], &b[i]))
+		if (!choice_same(&a[i], &b[i]))
 			return false;
 	return true;
 }

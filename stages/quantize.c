@@ -15,6 +15,7 @@
 #include "stages/qblock.h"
 #include "stages/statistics.h"
 #include "stages/stream.h"
+#include "stages/together.h"
 
 /* A block while its linears are replaced one by one. */
 struct work {
@@ -134,12 +135,6 @@ expand(struct graph *g, const struct project *p)
 	return 0;
 }
 
-static bool
-same_settings(const struct choice *a, const struct choice *b)
-{
-	return a->site == b->site && !a->skip && !b->skip && a->bits == b->bits && a->group == b->group && a->sym == b->sym;
-}
-
 static struct mat
 stack(struct work *w, const struct choice *c, size_t n, int64_t rows)
 {
@@ -158,20 +153,6 @@ stack(struct work *w, const struct choice *c, size_t n, int64_t rows)
 		at += c[i].rows;
 	}
 	return all;
-}
-
-static struct solved
-take_solved(struct dev *d, const struct choice *c, int64_t rows)
-{
-	int64_t groups = (c->cols + c->group - 1) / c->group;
-	struct solved out = {.in_order = true};
-
-	out.q.code = dev_mat(d, U8, rows, c->cols);
-	out.q.scale = dev_mat(d, F32, rows, groups);
-	out.q.zero = dev_mat(d, U8, rows, groups);
-	out.q.group_of = dev_mat(d, I32, 1, c->cols);
-	out.loss = dev_zeros(d, F64, 1, rows);
-	return out;
 }
 
 /* Rows [at, at + n) of what was solved together. */
@@ -210,18 +191,12 @@ solve_together(struct work *w, const struct choice *c, size_t n, const struct st
 {
 	const struct settings *s = w->p->s;
 	size_t mark = dev_mark(w->d);
-	int64_t rows = 0;
-	struct grid g = {.bits = c->bits, .group = c->group, .sym = c->sym};
-	struct solved out;
-	struct mat all;
+	int64_t rows = together_rows(c, n);
+	struct grid g = together_grid(w->p, c);
+	struct mat all = stack(w, c, n, rows);
+	struct solved out = together_take(w->d, c, rows);
 	int rc;
 
-	for (size_t i = 0; i < n; i++)
-		rows += c[i].rows;
-	g.stored = s->format->scale_type(s->format_params, w->p->weights.config.dtype);
-	g.zero_min = s->format->zero_min(s->format_params, c->sym);
-	all = stack(w, c, n, rows);
-	out = take_solved(w->d, c, rows);
 	rc = s->method->solve(w->d, &out, &all, st, &g, s->method_params);
 	if (rc == 0)
 		rc = dev_status(w->d);
@@ -241,8 +216,7 @@ solve_site(struct work *w, enum site site, const struct stats *st)
 		const struct choice *c = &w->choices[i];
 		int rc;
 
-		for (n = 1; i + n < w->n && same_settings(c, &w->choices[i + n]); n++)
-			;
+		n = together_count(c, w->n - i);
 		if (c->site != site || c->skip)
 			continue;
 		if (w->job->host->stop(w->job))
