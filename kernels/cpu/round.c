@@ -28,6 +28,15 @@ row_grid(const struct qmat *q, int64_t row, const struct grid *g, enum dtype typ
 	};
 }
 
+/* What code i stands for. */
+static float
+value_of(const struct row_grid *r, const uint8_t *code, int64_t i)
+{
+	int32_t k = r->group_of[i];
+
+	return ((float)code[i] - (float)r->zero[k]) * round_to(r->scale[k], r->stored);
+}
+
 static void
 round_row(uint8_t *code, const float *w, int64_t n, const struct row_grid *r)
 {
@@ -92,9 +101,7 @@ cpu_miss(struct dev *d, struct mat *loss, const struct mat *w, const struct qmat
 
 		cpu_load(line, cpu_row(w, o), w->type, w->cols);
 		for (int64_t i = 0; i < w->cols; i++) {
-			int32_t k = r.group_of[i];
-			float value = ((float)code[i] - (float)r.zero[k]) * round_to(r.scale[k], r.stored);
-			double miss = (double)line[i] - (double)value;
+			double miss = (double)line[i] - (double)value_of(&r, code, i);
 
 			sum += miss * miss;
 		}
@@ -117,11 +124,8 @@ cpu_dequant(struct dev *d, struct mat *w, const struct qmat *q, const struct gri
 		const uint8_t *code = (const uint8_t *)q->code.p + o * q->code.ld;
 		struct row_grid r = row_grid(q, o, g, w->type);
 
-		for (int64_t i = 0; i < w->cols; i++) {
-			int32_t k = r.group_of[i];
-
-			line[i] = ((float)code[i] - (float)r.zero[k]) * round_to(r.scale[k], r.stored);
-		}
+		for (int64_t i = 0; i < w->cols; i++)
+			line[i] = value_of(&r, code, i);
 		cpu_store(cpu_row(w, o), w->type, line, w->cols);
 	}
 	d->used = used;
