@@ -10,7 +10,7 @@
  *
  * Operands that have to be made (scaled, a difference, another type) are copied once and used by every panel, chunk by chunk while
  * the chunk before is multiplied; that, and the token weights, are bound by memory. */
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/sweep.cuh"
 
 #include <cuda_bf16.h>
 #include <stdlib.h>
@@ -68,18 +68,6 @@ struct moments {
 template <typename T> struct alignas(16) vector_of {
 	T v[VECTOR];
 };
-
-__device__ static float
-widen(float v)
-{
-	return v;
-}
-
-__device__ static float
-widen(__nv_bfloat16 v)
-{
-	return __bfloat162float(v);
-}
 
 template <typename T> __device__ static T narrow(float v);
 
@@ -193,17 +181,6 @@ static unsigned
 blocks_of(int64_t n, int64_t each)
 {
 	return (unsigned)((n + each - 1) / each);
-}
-
-static struct mat
-part(const struct mat *m, int64_t row, int64_t col, int64_t rows, int64_t cols)
-{
-	struct mat v = *m;
-
-	v.p = (char *)m->p + (row * m->ld + col) * (int64_t)cuda_size(m->type);
-	v.rows = rows;
-	v.cols = cols;
-	return v;
 }
 
 static bool
@@ -362,8 +339,8 @@ static bool
 add_panel(struct dev *d, const struct moments *m, cublasHandle_t blas, int k, int64_t t, int64_t n)
 {
 	int64_t row = m->panels.begin[k], rows = m->panels.begin[k + 1] - row, cols = m->f ? m->h->cols : row + rows;
-	struct mat c = part(m->h, row, 0, rows, cols), right = part(&m->right, t, 0, n, cols);
-	struct mat left = part(m->f ? &m->left : &m->right, t, row, n, rows);
+	struct mat c = part_of(m->h, row, 0, rows, cols), right = part_of(&m->right, t, 0, n, cols);
+	struct mat left = part_of(m->f ? &m->left : &m->right, t, row, n, rows);
 
 	return add_product(d, m->op, blas, &c, &left, &right);
 }
@@ -410,13 +387,13 @@ make_span(struct dev *d, const struct moments *m, struct lanes *lanes, int64_t f
 {
 	for (int64_t t = 0; t < m->right.rows; t += CHUNK) {
 		int64_t n = least(CHUNK, m->right.rows - t), cols = m->x->cols;
-		struct mat x = part(m->x, from + t, 0, n, cols), right = part(&m->right, t, 0, n, cols);
+		struct mat x = part_of(m->x, from + t, 0, n, cols), right = part_of(&m->right, t, 0, n, cols);
 		const float *a = m->a ? m->a + from + t : NULL;
 
 		if (!m->ready)
 			fill(d, m->op, &right, &x, NULL, a);
 		if (m->f) {
-			struct mat f = part(m->f, from + t, 0, n, cols), left = part(&m->left, t, 0, n, cols);
+			struct mat f = part_of(m->f, from + t, 0, n, cols), left = part_of(&m->left, t, 0, n, cols);
 
 			fill(d, m->op, &left, &f, &x, a);
 		}
@@ -440,7 +417,7 @@ add_moments(struct dev *d, struct moments *m)
 		m->left = take_operands(d, m->x);
 	for (int64_t from = 0; from < m->x->rows && !cuda_failed(d); from += SPAN) {
 		if (m->ready)
-			m->right = part(m->x, from, 0, 0, m->x->cols);
+			m->right = part_of(m->x, from, 0, 0, m->x->cols);
 		m->right.rows = least(SPAN, m->x->rows - from);
 		if (make_span(d, m, lanes, from))
 			add_span(d, m, lanes);
