@@ -195,16 +195,7 @@ quad_search(const float *w, const float *weight, int n, const struct range *a, c
 		}
 	}
 	__syncwarp();
-	for (int k = QUAD / 2; k > 0; k /= 2) {
-		float other = __shfl_xor_sync(~0u, least, k);
-		int which = __shfl_xor_sync(~0u, best, k);
-
-		if (other < least || (other == least && which < best)) {
-			least = other;
-			best = which;
-		}
-	}
-	return least < INFINITY ? best : 0;
+	return least_trial<QUAD>(least, best);
 }
 
 /* What a warp fits in: room of the block, and of its rows. */

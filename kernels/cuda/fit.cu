@@ -161,16 +161,7 @@ best_of(const float *error, int tries)
 			least = error[k];
 			best = k;
 		}
-	for (int k = WARP / 2; k > 0; k /= 2) {
-		float other = __shfl_xor_sync(~0u, least, k);
-		int which = __shfl_xor_sync(~0u, best, k);
-
-		if (other < least || (other == least && which < best)) {
-			least = other;
-			best = which;
-		}
-	}
-	return least < INFINITY ? best : 0;
+	return least_trial<WARP>(least, best);
 }
 
 __global__ static void __launch_bounds__(THREADS)

@@ -318,6 +318,22 @@ choose(REAL w, float scale, float zero, const struct rule *r)
 }
 
 #ifdef __CUDACC__
+/* The trial of least error among LANES neighbours of a warp, the first of equals; trial 0 where no error is a number.  All get it. */
+template <int LANES> __device__ static inline int
+least_trial(float least, int best)
+{
+	for (int k = LANES / 2; k > 0; k /= 2) {
+		float other = __shfl_xor_sync(~0u, least, k);
+		int which = __shfl_xor_sync(~0u, best, k);
+
+		if (other < least || (other == least && which < best)) {
+			least = other;
+			best = which;
+		}
+	}
+	return least < INFINITY ? best : 0;
+}
+
 /* Notes a fault of a row, as cuda.h says; the least row is named. */
 __device__ static inline void
 note_fault(unsigned long long *fault, int64_t row, enum grid_fault kind, const struct rule *r)
