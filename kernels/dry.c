@@ -236,6 +236,17 @@ dry_order(struct dev *d, struct mat *order, const struct mat *h, bool by_diag)
 	d->used = mark;
 }
 
+/* cpu/factor.c; cuda/factor.cu with cuSOLVER's own, and cholesky.cu. */
+static size_t
+factor_room(const struct dev *d, size_t n, enum dtype type)
+{
+	size_t apart = type == F32 ? n * n * 8 : 0;
+
+	if (!own_of(d)->cuda)
+		return apart;
+	return type == F64 || n < 12288 ? apart + n * n / 256 + MIB : n * (4 * 256 * 2 + 4) + MIB;
+}
+
 static int64_t
 dry_factor(struct dev *d, struct mat *u, const struct mat *h, const struct mat *order, double damp, int64_t *dead)
 {
@@ -245,8 +256,7 @@ dry_factor(struct dev *d, struct mat *u, const struct mat *h, const struct mat *
 	(void)order;
 	(void)damp;
 	*dead = 0;
-	if (own_of(d)->cuda)
-		take(d, count(u) * dtype_size(u->type) + MIB);      /* cuSOLVER's own */
+	take(d, factor_room(d, (size_t)u->rows, u->type));
 	d->used = mark;
 	return 0;
 }
@@ -260,8 +270,7 @@ dry_solve(struct dev *d, struct mat *out, const struct mat *b, const struct mat 
 	(void)b;
 	(void)lambda;
 	take(d, count(h) * 4);
-	if (own_of(d)->cuda)
-		take(d, count(h) * 4 + MIB);
+	take(d, factor_room(d, (size_t)h->rows, F32));
 	d->used = mark;
 	return 0;
 }

@@ -1,27 +1,26 @@
 /* Cholesky's factor of a large fp32 matrix, a = L L^T, in tensor cores at the accuracy of fp32.  Here columns are counted first, as
  * the libraries count them: element (row, col) is a[col * ld + row], and the lower triangle is used.
  *
- * Right-looking by WIDE columns, and within those left-looking by BLOCK: cuSOLVER factors the square on the diagonal, cuBLAS solves
- * for what is below it, and all else is products C -= P P^T.  Those run in tensor cores, both sides written as sums of two fp16
- * numbers (22 bits), and the product of the small ones left out: 3 products where bf16 would take 6, for the same error, which
- * is that of the sums.  fp16 has the bits and lacks the range, so rows and columns are first scaled by powers of two, without
- * any rounding, to a diagonal in [1/2, 2): then |L| < sqrt(2) wherever a pivot can still be positive, and SHIFT puts that
- * near the top of fp16, so that numbers 2^-16 of the row's norm still keep all their bits.  A row that overflows has no positive
- * pivot, and spoils only itself and what comes after.
+ * Right-looking by WIDE columns: cuSOLVER factors the square on the diagonal, cuBLAS solves for what is below it, and all else is
+ * products C -= P P^T.  Those run in tensor cores, both sides written as sums of two fp16 numbers (22 bits), and the product of the
+ * small ones left out: 3 products where bf16 would take 6, for the same error, which is that of the sums.  fp16 has the bits and
+ * lacks the range, so rows and columns are first scaled by powers of two, without any rounding, to a diagonal in [1/2, 2): then
+ * |L| < sqrt(2) wherever a pivot can still be positive, and SHIFT puts that near the top of fp16, so that numbers 2^-16 of the
+ * row's norm still keep all their bits.  A row that overflows has no positive pivot, and spoils only itself and what comes after.
  *
- * Tensor cores cut sums off instead of rounding them, so the large products are summed over no more than WIDE at a time, and the
- * small ones before them.  Parts of a row lie as [high, low, high, high], WIDE each: windows of three at 0 and at 1 pair them as
- * high low, low high, high high, so a whole update is one product, 3 WIDE long, that reads and writes C once.
+ * Tensor cores cut sums off instead of rounding them, which is what makes nearly all of the error, so the large products are summed
+ * over no more than WIDE at a time, and the small ones before them.  Parts of a row lie as [high, low, high, high], WIDE each:
+ * windows of three at 0 and at 1 pair them as high low, low high, high high, so a whole update is one product, 3 WIDE long, that
+ * reads and writes C once.  With WIDE of 256 the codes that the factor leads to are as near to those of a factor in double as a
+ * CPU's fp32 factor brings them; 512 takes four fifths of the time, and changes twice as many.
  *
- * Bound by math.  At n = 18944, with what to expect of an H100:
+ * Bound by math and by C alike.  At n = 18944, with what to expect of an H100:
  *   products           n^3 operations, three times those of one; 6.8 T     11 ms at 620 T a second, and a quarter more for idle tiles
- *   their C            8 n^3 / (6 WIDE) bytes, 8.9 G                       3 ms, in part beside the math
- *   products within    3 n^2 (WIDE - BLOCK) / 2 operations, 0.3 T          1 ms
- *   solves             n^2 BLOCK / 2 operations in fp32, 0.09 T            3 ms
- *   diagonal           n / BLOCK small factors, bound by latency           6 ms
+ *   their C            8 n^3 / (6 WIDE) bytes, 35 G                        13 ms, in part beside the math
+ *   solves             n^2 WIDE / 2 operations in fp32, 0.05 T             2 ms
+ *   diagonal           n / WIDE small factors, bound by latency            8 ms
  *   scaling, parts     14 n^2 bytes, 5 G                                   2 ms
- * against 65 ms of cuSOLVER.  WIDE of 2048 would halve C, and double the room (8 n WIDE bytes) and what sums lose; of 512, the other
- * way round.  BLOCK of 256 would halve the solves, for more products too narrow to fill the card. */
+ * and 47 ms measured, against 60 of cuSOLVER in fp64 and 65 in fp32. */
 #include "kernels/cuda/cholesky.h"
 
 #include <cuda_fp16.h>
@@ -30,9 +29,7 @@
 #include "kernels/cuda/cuda.h"
 
 enum {
-	LEAST = 6144,                /* below, cuSOLVER takes the whole: small squares are bound by latency */
-	WIDE = 512,
-	BLOCK = 512,                 /* divides WIDE */
+	WIDE = 256,
 	TILE = 1024,                 /* squares of an update that the diagonal cuts; half of them is for nothing */
 	SLOTS = 4,
 	STRIDE = SLOTS * WIDE,       /* from row to row of parts */
@@ -46,12 +43,12 @@ struct work {
 	struct dev *d;
 	const char *op;
 	float *a;
-	int64_t n, ld, block;        /* block: n where cuSOLVER takes the whole */
+	int64_t n, ld;
 	float *scale;                /* [n] powers of two, for rows and columns */
 	__half *part;                /* [n][STRIDE] of rows of a, in its WIDE present columns */
 	float *room;                 /* [room_floats] potrf's */
 	int room_floats;
-	int *info;                   /* [blocks] potrf's */
+	int *info;                   /* [squares on the diagonal] potrf's */
 	int64_t *bad;                /* what cuda_cholesky returns */
 };
 
@@ -116,7 +113,7 @@ split_columns(__half *part, const float *a, int64_t ld, int64_t from, int64_t n)
  * without one.  One block. */
 __global__ static void
 __launch_bounds__(FIND_THREADS)
-find_bad(int64_t *bad, const float *a, int64_t ld, int64_t n, const int *info, int64_t block)
+find_bad(int64_t *bad, const float *a, int64_t ld, int64_t n, const int *info)
 {
 	__shared__ int64_t first[FIND_THREADS];
 	int64_t found = n + 1;
@@ -127,9 +124,9 @@ find_bad(int64_t *bad, const float *a, int64_t ld, int64_t n, const int *info, i
 		if (!(x > 0 && x < INFINITY))
 			found = i + 1;
 	}
-	for (int64_t i = threadIdx.x; i * block < n; i += FIND_THREADS)
-		if (info[i] > 0 && i * block + info[i] < found)
-			found = i * block + info[i];
+	for (int64_t i = threadIdx.x; i * WIDE < n; i += FIND_THREADS)
+		if (info[i] > 0 && i * WIDE + info[i] < found)
+			found = i * WIDE + info[i];
 	first[threadIdx.x] = found;
 	for (int k = FIND_THREADS / 2; k > 0; k /= 2) {
 		__syncthreads();
@@ -147,18 +144,18 @@ struct area {
 	int64_t row, col, rows, cols, step, count;
 };
 
-/* The area -= P P^T over k columns of parts, those of rows in the slots from `left` on, those of columns from `right` on. */
+/* The area -= P P^T. */
 static bool
-subtract(const struct work *w, const struct area *r, int left, int right, int64_t k)
+subtract(const struct work *w, const struct area *r)
 {
 	const float minus = -ldexpf(1, -2 * SHIFT), one = 1;
-	const __half *rows = w->part + r->row * STRIDE + left * WIDE, *cols = w->part + r->col * STRIDE + right * WIDE;
+	const __half *rows = w->part + r->row * STRIDE, *cols = w->part + r->col * STRIDE + WIDE;
 	float *c = w->a + r->col * w->ld + r->row;
 
 	if (r->count < 1 || r->rows < 1)
 		return true;
 	return cuda_blas_ok(w->d, w->op,
-	                    cublasGemmStridedBatchedEx(cuda_gpu(w->d)->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int)r->rows, (int)r->cols, (int)k,
+	                    cublasGemmStridedBatchedEx(cuda_gpu(w->d)->blas, CUBLAS_OP_T, CUBLAS_OP_N, (int)r->rows, (int)r->cols, 3 * WIDE,
 	                                               &minus, rows, CUDA_R_16F, STRIDE, r->step * STRIDE, cols, CUDA_R_16F, STRIDE,
 	                                               r->step * STRIDE, &one, c, CUDA_R_32F, (int)w->ld, r->step * (w->ld + 1),
 	                                               (int)r->count, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
@@ -172,7 +169,7 @@ subtract_squares(const struct work *w, int64_t at, int64_t side, int64_t below, 
 	struct area all = {at + below, at, side, side, step, whole};
 	struct area rest = {end + below, end, w->n - end - below, below > 0 ? side : w->n - end, 0, 1};
 
-	return subtract(w, &all, 0, 1, 3 * WIDE) && subtract(w, &rest, 0, 1, 3 * WIDE);
+	return subtract(w, &all) && subtract(w, &rest);
 }
 
 /* Rows and columns from `at` on, by squares that double from the diagonal down: few products, each large enough to fill the card, and
@@ -187,59 +184,45 @@ update_rest(const struct work *w, int64_t at)
 	return good;
 }
 
-/* `cols` columns from at + done on, by the `done` ones before them from `at` on: windows that short have no one product. */
-static bool
-update_block(const struct work *w, int64_t at, int64_t done, int64_t cols)
-{
-	struct area r = {at + done, at + done, w->n - at - done, cols, 0, 1};
-
-	return done == 0 || (subtract(w, &r, 0, 1, done) && subtract(w, &r, 1, 0, done) && subtract(w, &r, 0, 0, done));
-}
-
 /* ---- steps ---- */
 
 /* Columns [at, at + cols), all that is left of them to do. */
 static bool
-factor_block(const struct work *w, int64_t at, int64_t cols)
+factor_columns(const struct work *w, int64_t at, int64_t cols)
 {
 	int64_t rows = w->n - at - cols;
 	float *diagonal = w->a + at * (w->ld + 1);
 	const float one = 1;
 
 	return cuda_solver_ok(w->d, w->op, cusolverDnSpotrf(cuda_gpu(w->d)->solver, CUBLAS_FILL_MODE_LOWER, (int)cols, diagonal, (int)w->ld,
-	                                                    w->room, w->room_floats, w->info + at / w->block))
+	                                                    w->room, w->room_floats, w->info + at / WIDE))
 	       && (rows == 0
 	           || cuda_blas_ok(w->d, w->op, cublasStrsm(cuda_gpu(w->d)->blas, CUBLAS_SIDE_RIGHT, CUBLAS_FILL_MODE_LOWER,
 	                                                    CUBLAS_OP_T, CUBLAS_DIAG_NON_UNIT, (int)rows, (int)cols, &one, diagonal,
 	                                                    (int)w->ld, diagonal + cols, (int)w->ld)));
 }
 
-/* Parts of the BLOCK columns from `at` on, below their square; they are the columns from `slot` on of a slot. */
+/* Parts of the WIDE columns from `at` on, below their square. */
 static bool
-split_block(const struct work *w, int64_t at, int64_t slot)
+split(const struct work *w, int64_t at)
 {
-	int64_t from = at + BLOCK;
+	int64_t from = at + WIDE;
 	unsigned blocks = (unsigned)((w->n - from + SPLIT_ROWS - 1) / SPLIT_ROWS);
 
-	split_columns<<<dim3(blocks, BLOCK / SPLIT_COLS), dim3(32, SPLIT_LINES), 0, cuda_gpu(w->d)->stream>>>(
-		w->part + slot, w->a + at * w->ld, w->ld, from, w->n);
+	split_columns<<<dim3(blocks, WIDE / SPLIT_COLS), dim3(32, SPLIT_LINES), 0, cuda_gpu(w->d)->stream>>>(w->part, w->a + at * w->ld,
+	                                                                                                    w->ld, from, w->n);
 	return cuda_launched(w->d, w->op);
 }
 
-/* The WIDE columns from `at` on, then what is right of them.  The last block of all may be less than BLOCK; nothing is below it. */
+/* The WIDE columns from `at` on, then what is right of them.  The last ones may be fewer; nothing is below them. */
 static bool
 step(const struct work *w, int64_t at)
 {
-	int64_t end = w->n - at < WIDE ? w->n : at + WIDE;
+	int64_t end = at + WIDE;
 
-	for (int64_t k = at; k < end; k += BLOCK) {
-		int64_t cols = end - k < BLOCK ? end - k : (int64_t)BLOCK;
-
-		if (!update_block(w, at, k - at, cols) || !factor_block(w, k, cols)
-		    || (k + cols < w->n && !split_block(w, k, k - at)))
-			return false;
-	}
-	return end == w->n || update_rest(w, end);
+	if (end >= w->n)
+		return factor_columns(w, at, w->n - at);
+	return factor_columns(w, at, WIDE) && split(w, at) && update_rest(w, end);
 }
 
 static bool
@@ -267,18 +250,16 @@ factor_by_steps(const struct work *w)
 static bool
 take_room(struct work *w)
 {
-	int64_t blocks = (w->n + w->block - 1) / w->block;
+	int64_t squares = (w->n + WIDE - 1) / WIDE;
 
-	if (!cuda_solver_ok(w->d, w->op, cusolverDnSpotrf_bufferSize(cuda_gpu(w->d)->solver, CUBLAS_FILL_MODE_LOWER, (int)w->block, w->a,
-	                                                             (int)w->ld, &w->room_floats)))
+	if (!cuda_solver_ok(w->d, w->op, cusolverDnSpotrf_bufferSize(cuda_gpu(w->d)->solver, CUBLAS_FILL_MODE_LOWER, WIDE, w->a, (int)w->ld,
+	                                                             &w->room_floats)))
 		return false;
 	w->room = (float *)cuda_take(w->d, (size_t)w->room_floats * sizeof(*w->room));
-	w->info = (int *)cuda_take(w->d, (size_t)blocks * sizeof(*w->info));
+	w->info = (int *)cuda_take(w->d, (size_t)squares * sizeof(*w->info));
 	w->bad = (int64_t *)cuda_take(w->d, sizeof(*w->bad));
-	if (w->block < w->n) {
-		w->scale = (float *)cuda_take(w->d, (size_t)w->n * sizeof(*w->scale));
-		w->part = (__half *)cuda_take(w->d, (size_t)w->n * STRIDE * sizeof(*w->part));
-	}
+	w->scale = (float *)cuda_take(w->d, (size_t)w->n * sizeof(*w->scale));
+	w->part = (__half *)cuda_take(w->d, (size_t)w->n * STRIDE * sizeof(*w->part));
 	return !cuda_failed(w->d);
 }
 
@@ -289,7 +270,7 @@ first_bad(const struct work *w)
 	cudaStream_t stream = cuda_gpu(w->d)->stream;
 	int64_t bad = 0;
 
-	find_bad<<<1, FIND_THREADS, 0, stream>>>(w->bad, w->a, w->ld, w->n, w->info, w->block);
+	find_bad<<<1, FIND_THREADS, 0, stream>>>(w->bad, w->a, w->ld, w->n, w->info);
 	if (!cuda_launched(w->d, w->op)
 	    || !cuda_ok(w->d, w->op, cudaMemcpyAsync(&bad, w->bad, sizeof(bad), cudaMemcpyDeviceToHost, stream))
 	    || !cuda_ok(w->d, w->op, cudaStreamSynchronize(stream)))
@@ -309,8 +290,7 @@ cuda_cholesky(struct dev *d, const char *op, struct mat *a)
 	w.a = (float *)a->p;
 	w.n = a->rows;
 	w.ld = a->ld;
-	w.block = w.n < LEAST ? w.n : (int64_t)BLOCK;
-	if (take_room(&w) && (w.block < w.n ? factor_by_steps(&w) : factor_block(&w, 0, w.n)))
+	if (take_room(&w) && factor_by_steps(&w))
 		bad = first_bad(&w);
 	cuda_back(d, mark);
 	return bad;

@@ -5,12 +5,17 @@
  * to us the upper one.  There potrf leaves M = L^T, so U[i][j] = M[n-1-j][n-1-i]: M mirrored along the other diagonal, which
  * is to transpose it in place when its columns are counted from the last one.
  *
- * Bound by arithmetic, n^3 / 3 operations of potrf: 65 ms at n = 18944 on an H100, 82 in the other triangle.  What is around it is
- * bound by memory, and works inside u, without another matrix.  Bytes of a F32 u, in units of 4 n^2:
+ * The library's fp32 potrf is less exact than a CPU's, enough to change one code in a thousand, and no faster than its fp64 one, which
+ * runs in tensor cores: so a F32 u is factored in fp64 and rounded, up to the width where cholesky.cu is faster and fp64 would
+ * take too much room.
+ *
+ * Bound by arithmetic, n^3 / 3 operations of potrf: 8 ms at n = 8192 on an H100 in fp64, half its peak; 10 % more in the other
+ * triangle.  What is around it is bound by memory, and works inside the matrix that is factored.  Bytes, in units of 4 n^2, twice
+ * as many of what is written in fp64:
  *   mirror    reads 1/2, writes 1/2   the lower triangle of h, transposed, to that of u, so that a row of h can be read along
  *   gather    reads 1,   writes 1/2   A to the upper triangle of u; scattered reads, but within a row, which the L1 cache holds
  *   reverse   reads 1/2, writes 1     u, and zeros below its diagonal
- * or 5.7 GB at n = 18944, 2 ms at memory speed. */
+ * or 5.7 GB in fp32 at n = 18944, 2 ms at memory speed. */
 #include "kernels/cuda/cuda.h"
 
 #include <cub/cub.cuh>
@@ -100,34 +105,34 @@ read_tile(REAL (&tile)[TILE][TILE + 1], const REAL *u, int64_t ld, int64_t n, in
 }
 
 /* tile, transposed, to there. */
-template <typename REAL> __device__ static void
-write_tile(REAL *u, int64_t ld, int64_t n, int64_t row, int64_t col, const REAL (&tile)[TILE][TILE + 1])
+template <typename TO, typename FROM> __device__ static void
+write_tile(TO *u, int64_t ld, int64_t n, int64_t row, int64_t col, const FROM (&tile)[TILE][TILE + 1])
 {
 	for (int y = threadIdx.y; y < TILE; y += TILE_ROWS) {
 		int64_t r = row + y, c = col + threadIdx.x;
 
 		if (r < n && c < n)
-			u[r * ld + n - 1 - c] = tile[threadIdx.x][y];
+			u[r * ld + n - 1 - c] = (TO)tile[threadIdx.x][y];
 	}
 }
 
-/* Turns u from M, in its upper triangle, to U, and clears what is below.  A block of TILE x TILE_ROWS threads a tile and the one
- * that it changes places with; those of the other half of all tiles have nothing to do. */
-template <typename REAL> __global__ static void
-reverse(REAL *u, int64_t ld, int64_t n)
+/* u = U, zeros below its diagonal, from M in the upper triangle of m, which may be u.  A block of TILE x TILE_ROWS threads a tile and
+ * the one that it changes places with; those of the other half of all tiles have nothing to do. */
+template <typename TO, typename FROM> __global__ static void
+reverse(TO *u, int64_t u_ld, const FROM *m, int64_t m_ld, int64_t n)
 {
-	__shared__ REAL one[TILE][TILE + 1], other[TILE][TILE + 1];
+	__shared__ FROM one[TILE][TILE + 1], other[TILE][TILE + 1];
 	int64_t row = (int64_t)blockIdx.y * TILE, col = (int64_t)blockIdx.x * TILE;
 
 	if (col > row)
 		return;
-	read_tile(one, u, ld, n, row, col);
+	read_tile(one, m, m_ld, n, row, col);
 	if (col < row)
-		read_tile(other, u, ld, n, col, row);
+		read_tile(other, m, m_ld, n, col, row);
 	__syncthreads();
-	write_tile(u, ld, n, col, row, one);
+	write_tile(u, u_ld, n, col, row, one);
 	if (col < row)
-		write_tile(u, ld, n, row, col, other);
+		write_tile(u, u_ld, n, row, col, other);
 }
 
 /* ---- to the host and back ---- */
@@ -339,43 +344,74 @@ first_bad(struct dev *d, const char *op, const struct mat *u, int info, int64_t 
 	return true;
 }
 
-/* Returns 0, or the pivot, from 1 and in the order, that is not positive: pivots are met from the last one on. */
-template <typename REAL> static int64_t
-factorize(struct dev *d, const char *op, struct mat *u, const struct mat *h, const struct mat *order, double dead, double ridge)
+/* What is factored: h in an order, with numbers for its diagonal. */
+struct task {
+	const char *op;
+	const struct mat *h, *order;     /* order NULL: h's own */
+	double dead, ridge;
+};
+
+/* M in the upper triangle of m.  Returns 0, or the first pivot of A, from 1, that is not positive. */
+static int64_t
+factor_inside(struct dev *d, const struct task *t, struct mat *m)
 {
-	unsigned tiles = blocks_of(h->rows, TILE);
 	int64_t bad = 0;
 	int info = 0;
 
-	if (!lay_out<REAL>(d, op, u, h, order, dead, ridge))
-		return 0;
-	if (u->type == F32)
-		bad = cuda_cholesky(d, op, u);
-	else if (!potrf(d, op, u, &info) || !first_bad(d, op, u, info, &bad))
-		return 0;
-	if (cuda_failed(d))
-		return 0;
-	if (bad)
-		return h->rows + 1 - bad;
-	reverse<<<dim3(tiles, tiles), dim3(TILE, TILE_ROWS), 0, cuda_gpu(d)->stream>>>((REAL *)u->p, u->ld, h->rows);
+	if (m->type == F64) {
+		if (!lay_out<double>(d, t->op, m, t->h, t->order, t->dead, t->ridge) || !potrf(d, t->op, m, &info)
+		    || !first_bad(d, t->op, m, info, &bad))
+			return 0;
+	} else if (lay_out<float>(d, t->op, m, t->h, t->order, t->dead, t->ridge)) {
+		bad = cuda_cholesky(d, t->op, m);
+	}
+	return cuda_failed(d) ? 0 : bad;
+}
+
+template <typename TO, typename FROM> static void
+turn(struct dev *d, const char *op, struct mat *u, const struct mat *m)
+{
+	unsigned tiles = blocks_of(u->rows, TILE);
+
+	reverse<<<dim3(tiles, tiles), dim3(TILE, TILE_ROWS), 0, cuda_gpu(d)->stream>>>((TO *)u->p, u->ld, (const FROM *)m->p, m->ld,
+	                                                                              u->rows);
 	cuda_launched(d, op);
-	return 0;
+}
+
+/* Returns 0, or the pivot, from 1 and in the order, that is not positive: pivots are met from the last one on. */
+static int64_t
+factorize(struct dev *d, struct mat *u, const struct task *t)
+{
+	size_t mark = cuda_mark(d);
+	bool apart = u->type == F32 && u->rows < CHOLESKY_LEAST;
+	struct mat m = apart ? cuda_mat(d, F64, u->rows, u->rows) : *u;
+	int64_t bad = m.p ? factor_inside(d, t, &m) : 0;
+
+	if (bad == 0 && !cuda_failed(d)) {
+		if (apart)
+			turn<float, double>(d, t->op, u, &m);
+		else if (u->type == F64)
+			turn<double, double>(d, t->op, u, &m);
+		else
+			turn<float, float>(d, t->op, u, &m);
+	}
+	cuda_back(d, mark);
+	return bad ? u->rows + 1 - bad : 0;
 }
 
 int64_t
 cuda_factor(struct dev *d, struct mat *u, const struct mat *h, const struct mat *order, double damp, int64_t *dead)
 {
 	const int32_t *o = (const int32_t *)order->p;
+	struct task t = {"factor", h, order, 1, 0};
 	double mean = 0;
 	int32_t input = 0;
 	int64_t bad;
 
-	if (!mean_diag(d, "factor", h, 1, &mean, dead))
+	if (!mean_diag(d, t.op, h, 1, &mean, dead))
 		return 0;
-	if (u->type == F64)
-		bad = factorize<double>(d, "factor", u, h, order, 1, damp * mean);
-	else
-		bad = factorize<float>(d, "factor", u, h, order, 1, damp * mean);
+	t.ridge = damp * mean;
+	bad = factorize(d, u, &t);
 	if (bad == 0 || !copy(d, "factor", &input, o + bad - 1, sizeof(input)))
 		return 0;
 	return input + 1;
@@ -404,9 +440,11 @@ cuda_solve(struct dev *d, struct mat *out, const struct mat *b, const struct mat
 	int64_t bad = 0, zeros;
 	double mean = 0;
 	struct mat u = cuda_mat(d, F32, h->rows, h->rows);
+	struct task t = {"solve", h, NULL, 0, 0};
 
 	if (u.p && mean_diag(d, "solve", h, 0, &mean, &zeros)) {
-		bad = factorize<float>(d, "solve", &u, h, NULL, 0, lambda * mean);
+		t.ridge = lambda * mean;
+		bad = factorize(d, &u, &t);
 		if (bad == 0 && !cuda_failed(d) && out->p != b->p)
 			cuda_ok(d, "solve", cudaMemcpy2DAsync(out->p, (size_t)out->ld * size, b->p, (size_t)b->ld * size,
 			                                      (size_t)b->cols * size, (size_t)b->rows, cudaMemcpyDeviceToDevice,

@@ -1,10 +1,11 @@
 /* op_factor where n is large enough for tensor cores, against the damped matrix in double; and how long it takes.  Exits 77 where there
  * is no card. */
+#include "kernels/cuda/cholesky.h"
 #include "tests/kernels/quant.h"
 
 #include <time.h>
 
-enum { N = 7000, T = 2 * N, PAIRS = 600 };
+enum { N = CHOLESKY_LEAST + 300, T = 3 * N / 2, PAIRS = 600 };
 
 static const double damp = 0.01;
 

@@ -1,31 +1,33 @@
-/* The solver on a card against the CPU's, on correlated inputs at widths of real layers: where fp32 is added up in another order a
- * few codes change, and with each of them those that make up for it.  Nearly all of them come from the factor, which cuSOLVER makes
- * less exactly than the CPU does: with the same factor on both sides a few in a million differ.  Exits 77 where there is no card. */
+/* The solver on a card against the CPU's, on correlated inputs at widths of real layers, the last one wide enough for the factor of
+ * kernels/cuda/cholesky.cu.  Both factor in double below it, and then some 3 codes in 100000 differ, where sums of fp32 are taken in
+ * another order; a change leads to more where groups depend on the codes before them.  That factor is one of fp32, and where inputs
+ * lie as they come, the large ones among the small ones, it changes 1.5 codes in a thousand.  Exits 77 where there is no card. */
+#include "kernels/cuda/cholesky.h"
 #include "tests/kernels/quant.h"
 
-enum { T = 4096, O = 512, FACTORS = 64 };
+enum { O = 512, FACTORS = 64, T = 4096, NARROW = 2 };
 
-static const int64_t widths[] = {2304, 4352};
+static const int64_t widths[NARROW + 1] = {2304, 4352, CHOLESKY_LEAST + 512};
 
 struct both {
 	struct dev *cpu, *card;
 };
 
-/* [T,n]: factors of falling strength that all inputs share, a noise of their own, and energies a hundred times apart. */
+/* [tokens,n]: factors of falling strength that all inputs share, a noise of their own, and energies a hundred times apart. */
 static float *
-inputs_new(int64_t n, uint64_t seed)
+inputs_new(int64_t tokens, int64_t n, uint64_t seed)
 {
-	float *x = mem_new((size_t)(T * n), sizeof(*x)), *mix = mem_new((size_t)(FACTORS * n), sizeof(*mix));
+	float *x = mem_new((size_t)(tokens * n), sizeof(*x)), *mix = mem_new((size_t)(FACTORS * n), sizeof(*mix));
 
 	for (int64_t i = 0; i < n; i++) {
 		double scale = exp(2.3 * fmax(-1, fmin(1, number(&seed))));
 
 		for (int64_t k = 0; k < FACTORS; k++)
 			mix[k * n + i] = (float)(scale * number(&seed) / (1 + (double)k / 4));
-		for (int64_t t = 0; t < T; t++)
+		for (int64_t t = 0; t < tokens; t++)
 			x[t * n + i] = (float)(0.3 * scale * number(&seed));
 	}
-	for (int64_t t = 0; t < T; t++)
+	for (int64_t t = 0; t < tokens; t++)
 		for (int64_t k = 0; k < FACTORS; k++) {
 			float z = (float)number(&seed);
 
@@ -38,14 +40,15 @@ inputs_new(int64_t n, uint64_t seed)
 
 /* The lower triangle of h as a device makes it of bf16 activations of unit energy, `piece` tokens at a time. */
 static void
-take_moments(struct dev *d, float *to, const float *inputs, int64_t n, int64_t piece)
+take_moments(struct dev *d, float *to, const float *inputs, int64_t tokens, int64_t n, int64_t piece)
 {
 	size_t mark = dev_mark(d);
-	struct mat full = put(d, F32, T, n, inputs), x = dev_mat(d, BF16, T, n), a = dev_mat(d, F32, 1, T), h = dev_zeros(d, F32, n, n);
+	struct mat full = put(d, F32, tokens, n, inputs), x = dev_mat(d, BF16, tokens, n), a = dev_mat(d, F32, 1, tokens);
+	struct mat h = dev_zeros(d, F32, n, n);
 
 	op_convert(d, &x, &full);
 	op_token_weight(d, &a, &x);
-	for (int64_t from = 0; from < T; from += piece) {
+	for (int64_t from = 0; from < tokens; from += piece) {
 		struct mat some = mat_rows(&x, from, piece), of = mat_cols(&a, from, piece);
 
 		op_gram(d, &h, &some, &of);
@@ -59,12 +62,13 @@ static struct problem
 correlated(struct dev *cpu, int64_t n)
 {
 	struct problem p = {O, n, mem_new((size_t)(O * n), sizeof(float)), mem_new((size_t)(n * n), sizeof(float))};
-	float *x = inputs_new(n, (uint64_t)n);
+	int64_t tokens = 2 * n;
+	float *x = inputs_new(tokens, n, (uint64_t)n);
 	uint64_t seed = 7;
 
 	for (int64_t k = 0; k < O * n; k++)
 		p.w[k] = (float)(number(&seed) / 8);
-	take_moments(cpu, p.h, x, n, T);
+	take_moments(cpu, p.h, x, tokens, n, tokens);
 	free(x);
 	return p;
 }
@@ -106,10 +110,10 @@ compare(const struct both *on, const struct problem *p, const char *name, const 
 static void
 codes_are_the_cpus_but_for_a_few(void **state)
 {
-	static const struct { const char *name; bool by_diag, static_groups; double most; } ways[] = {
-		{"static groups, by importance", true,  true,  0.005},
-		{"static groups, as they lie",   false, true,  0.003},
-		{"groups of like importance",    true,  false, 0.01},
+	static const struct { const char *name; bool by_diag, static_groups; double most, wide; } ways[] = {
+		{"static groups, by importance", true,  true,  0.0003, 0.001},
+		{"static groups, as they lie",   false, true,  0.0003, 0.0025},
+		{"groups of like importance",    true,  false, 0.0005, 0.005},
 	};
 	const struct both *on = *state;
 
@@ -124,7 +128,7 @@ codes_are_the_cpus_but_for_a_few(void **state)
 				.by_diag = ways[i].by_diag, .static_groups = ways[i].static_groups, .damp = 0.05, .type = F32,
 			};
 
-			compare(on, &p, ways[i].name, &how, ways[i].most);
+			compare(on, &p, ways[i].name, &how, widths[k] < CHOLESKY_LEAST ? ways[i].most : ways[i].wide);
 		}
 		problem_free(&p);
 	}
@@ -162,15 +166,15 @@ moments_in_bf16_are_close(void **state)
 	const struct both *on = *state;
 
 	dev_math(on->card, MATH_BF16);
-	for (size_t k = 0; k < 2 * sizeof(widths) / sizeof(widths[0]); k++) {
+	for (size_t k = 0; k < 2 * NARROW; k++) {
 		int64_t n = widths[k / 2];
-		float *x = inputs_new(n, (uint64_t)n);
+		float *x = inputs_new(T, n, (uint64_t)n);
 		float *h = mem_new((size_t)(n * n), sizeof(*h)), *g = mem_new((size_t)(n * n), sizeof(*g));
 		double trace, all;
 
 		dev_math(on->cpu, rows[k % 2].cpu);
-		take_moments(on->cpu, h, x, n, T);
-		take_moments(on->card, g, x, n, T);
+		take_moments(on->cpu, h, x, T, n, T);
+		take_moments(on->card, g, x, T, n, T);
 		distance(g, h, n, &trace, &all);
 		print_message("n %lld, the CPU's in %s: trace off by %.2e, all of h by %.2e\n", (long long)n, rows[k % 2].name, trace, all);
 		assert_true(trace <= rows[k % 2].trace);
@@ -187,12 +191,12 @@ cuts_of_many_panels_do_not_show(void **state)
 {
 	const struct both *on = *state;
 	int64_t n = widths[1];
-	float *x = inputs_new(n, 3), *h = mem_new((size_t)(n * n), sizeof(*h)), *g = mem_new((size_t)(n * n), sizeof(*g));
+	float *x = inputs_new(T, n, 3), *h = mem_new((size_t)(n * n), sizeof(*h)), *g = mem_new((size_t)(n * n), sizeof(*g));
 
-	for (enum math math = MATH_F32; math <= MATH_BF16; math++) {
+	for (enum math math = MATH_F32; math <= MATH_F16; math++) {
 		dev_math(on->card, math);
-		take_moments(on->card, h, x, n, T);
-		take_moments(on->card, g, x, n, 2048);
+		take_moments(on->card, h, x, T, n, T);
+		take_moments(on->card, g, x, T, n, 2048);
 		for (int64_t i = 0; i < n; i++)
 			assert_memory_equal(h + i * n, g + i * n, (size_t)(i + 1) * sizeof(*h));
 	}
