@@ -76,10 +76,10 @@ void *dev_room(struct dev *d, size_t bytes);
 void dev_park(struct dev *d, void *room, const struct mat *m);
 void dev_unpark(struct dev *d, struct mat *m, const void *room);
 
-/* Devices that compute nothing: what is asked of one takes as much of its arena as on a real one, dev_get gives ones, and rooms are
- * counted.  They tell what a work would take before a device is opened or asked.  Those of dev_dry are of a kind ("cpu", "cuda") with
- * o->memory for a limit (0: none); those of dev_dry_like stand where a device stands. */
-enum { DEV_BESIDE_MIB = 1024 };                   /* of a card, taken by libraries beside the arena */
+/* Devices that compute nothing: what is asked of one takes as much of its arena as on a real one, dev_get gives ones, and rooms and
+ * lists read ahead are counted.  They tell what a work would take before a device is opened or asked.  Those of dev_dry are of a kind
+ * ("cpu", "cuda") with o->memory for a limit (0: none); those of dev_dry_like stand where a device stands. */
+enum { DEV_BESIDE_MIB = 1280 };                   /* of a card, taken by libraries beside the arena */
 int dev_dry(struct dev **d, const struct dev_options *o);
 struct dev *dev_dry_like(const struct dev *d);
 bool dev_is_dry(const struct dev *d);

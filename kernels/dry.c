@@ -23,8 +23,8 @@ static const size_t endless = (size_t)1 << 44;      /* bytes of an arena without
 
 /* What this backend keeps of a device. */
 struct own {
-	bool cuda, native;       /* native: bf16 operands are bf16, not rounded fp32 */
-	size_t rooms;
+	bool cuda, native;       /* native: bf16 operands are bf16, not rounded fp32; a card has fp16 too */
+	size_t rooms, ahead;     /* bytes beside it; ahead: of the largest list that was announced */
 };
 
 static const struct own *
@@ -441,6 +441,19 @@ dry_shrink(struct dev *d, size_t from)
 	(void)from;
 }
 
+/* cuda/ahead.c: one copy of a list, which stays for the largest. */
+static void
+dry_ahead(struct dev *d, const struct span *v, size_t n)
+{
+	struct own *own = d->own;
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < n; i++)
+		bytes += (v[i].n + 255) / 256 * 256;
+	if (own->cuda)
+		own->ahead = most(own->ahead, bytes);
+}
+
 static void *
 dry_room(struct dev *d, size_t bytes)
 {
@@ -482,6 +495,7 @@ static const struct backend dry = {
 	.view = dry_view,
 	.zero = dry_zero,
 	.shrink = dry_shrink,
+	.ahead = dry_ahead,
 	.room = dry_room,
 	.park = dry_park,
 	.unpark = dry_unpark,
@@ -577,9 +591,18 @@ dev_is_dry(const struct dev *d)
 	return d->be == &dry;
 }
 
+/* cuda/memory.c: the arena grows by so much at a time, unless that is more than it may have. */
+static size_t
+mapped(const struct dev *d)
+{
+	size_t step = (size_t)256 * MIB, whole = (d->peak + step - 1) / step * step;
+
+	return whole <= d->size ? whole : d->peak;
+}
+
 void
 dev_taken(const struct dev *d, size_t *device, size_t *host)
 {
-	*device = own_of(d)->cuda ? d->peak + (size_t)DEV_BESIDE_MIB * MIB : 0;
-	*host = own_of(d)->rooms + (own_of(d)->cuda ? 0 : d->peak);
+	*device = own_of(d)->cuda ? mapped(d) + (size_t)DEV_BESIDE_MIB * MIB : 0;
+	*host = own_of(d)->rooms + own_of(d)->ahead + (own_of(d)->cuda ? 0 : d->peak);
 }

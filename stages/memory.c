@@ -196,6 +196,7 @@ rehearse(const struct project *p, struct dev *d, enum act_of act, const struct l
 {
 	int rc = 0;
 
+	block_ahead(d, &p->weights, 1);      /* of a model with one block nothing is read ahead; all others are alike */
 	switch (act) {
 	case STREAM: rehearse_stream(p, d, l); break;
 	case ALONE:  rehearse_alone(p, d); break;

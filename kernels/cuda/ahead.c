@@ -1,47 +1,97 @@
 #include "kernels/cuda/ahead.h"
 
-#include <cuda_runtime.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 64, ALIGN = 256 };
+#include "kernels/cuda/pinned.h"
 
-/* One list and its copies. */
-struct turn {
-	struct span v[MOST];
-	size_t at[MOST];             /* in bytes */
-	size_t n, done;              /* done: the first so many are copied */
-	char *bytes;                 /* pinned */
-	size_t size;
+enum {
+	MOST = 64, ALIGN = 256,
+	SLICE = 16 << 20,            /* bytes copied between two looks at what is wanted: the longest that a new list waits */
 };
 
+struct list {
+	unsigned long number;        /* of lists that were to be read, from 1 */
+	struct span v[MOST];
+	size_t at[MOST];             /* in bytes */
+	size_t n;                    /* 0: nothing is wanted (any more) */
+	size_t size;                 /* of all copies */
+	size_t done, part;           /* so many are copied, and so much of the next one */
+};
+
+/* Under the lock, but for what is the thread's alone.  While it reads, the list stays what it is except that n may become 0. */
 struct ahead {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	pthread_t thread;
+	int ordinal;
 	bool started, over;
-	struct turn turns[2];
-	int now;                     /* the latest list */
+	bool reading;                /* the thread, from what was announced */
+	struct list list;            /* the latest */
+	cudaEvent_t put;             /* recorded when a list came: the card has read what was put before */
+	/* The thread's.  Others take addresses in bytes, of pieces that are done: it changes them while there are none. */
+	unsigned long prepared;      /* the memory is ready for this list */
+	char *bytes;                 /* pinned */
+	size_t size;
 };
 
-static size_t
-aligned(size_t n)
+/* ---- the thread ---- */
+
+/* Memory for so many bytes, which nobody reads any more.  Lists of a model's blocks are alike, so this allocates once in a run.  A
+ * failure leaves no trace: the runtime keeps the last error of each thread apart. */
+static bool
+has_room(struct ahead *a, size_t bytes)
 {
-	return (n + ALIGN - 1) / ALIGN * ALIGN;
+	if (a->size >= bytes)
+		return true;
+	pinned_back(a->bytes, a->size);
+	a->size = pinned_take((void **)&a->bytes, bytes) == cudaSuccess ? bytes : 0;
+	return a->size > 0;
 }
 
-/* The next piece of the latest list, or false when there is none yet; waits unless it is over. */
-static bool
-next_piece(struct ahead *a, struct turn **turn, size_t *i)
+/* Makes the memory ready for the list, without the lock: it takes as long as the card takes to get to the event, and pinning takes
+ * its time.  Another list may have come since; then its event may not have been waited for, and it is prepared in turn. */
+static void
+prepare(struct ahead *a)
 {
-	pthread_mutex_lock(&a->lock);
-	while (!a->over && a->turns[a->now].done == a->turns[a->now].n)
-		pthread_cond_wait(&a->changed, &a->lock);
-	*turn = &a->turns[a->now];
-	*i = (*turn)->done;
+	unsigned long number = a->list.number;
+	size_t size = a->list.size;
+	bool good;
+
 	pthread_mutex_unlock(&a->lock);
+	good = cudaEventSynchronize(a->put) == cudaSuccess && has_room(a, size);
+	pthread_mutex_lock(&a->lock);
+	if (good)
+		a->prepared = number;
+	else if (a->list.number == number)
+		a->list.n = 0;
+	pthread_cond_broadcast(&a->changed);
+}
+
+static void
+copy_slice(struct ahead *a)
+{
+	struct list *l = &a->list;
+	size_t i = l->done, part = l->part, left = l->v[i].n - part, n = left < SLICE ? left : SLICE;
+
+	a->reading = true;
+	pthread_mutex_unlock(&a->lock);
+	memcpy(a->bytes + l->at[i] + part, (const char *)l->v[i].p + part, n);
+	pthread_mutex_lock(&a->lock);
+	a->reading = false;
+	l->part = n < left ? part + n : 0;
+	l->done = n < left ? i : i + 1;
+	pthread_cond_broadcast(&a->changed);
+}
+
+/* Waits until there is something to do; false: it is over. */
+static bool
+is_wanted(struct ahead *a)
+{
+	while (!a->over && a->list.done >= a->list.n)
+		pthread_cond_wait(&a->changed, &a->lock);
 	return !a->over;
 }
 
@@ -49,21 +99,23 @@ static void *
 work(void *own)
 {
 	struct ahead *a = own;
-	struct turn *t;
-	size_t i;
 
-	while (next_piece(a, &t, &i)) {
-		memcpy(t->bytes + t->at[i], t->v[i].p, t->v[i].n);
-		pthread_mutex_lock(&a->lock);
-		t->done = i + 1;
-		pthread_cond_broadcast(&a->changed);
-		pthread_mutex_unlock(&a->lock);
+	cudaSetDevice(a->ordinal);      /* each thread has its own */
+	pthread_mutex_lock(&a->lock);
+	while (is_wanted(a)) {
+		if (a->prepared != a->list.number)
+			prepare(a);
+		else
+			copy_slice(a);
 	}
+	pthread_mutex_unlock(&a->lock);
 	return NULL;
 }
 
+/* ---- the caller ---- */
+
 struct ahead *
-ahead_open(void)
+ahead_open(int ordinal)
 {
 	struct ahead *a = calloc(1, sizeof(*a));
 
@@ -71,7 +123,11 @@ ahead_open(void)
 		return NULL;
 	pthread_mutex_init(&a->lock, NULL);
 	pthread_cond_init(&a->changed, NULL);
-	a->started = pthread_create(&a->thread, NULL, work, a) == 0;
+	a->ordinal = ordinal;
+	if (cudaEventCreateWithFlags(&a->put, cudaEventDisableTiming | cudaEventBlockingSync) == cudaSuccess)
+		a->started = pthread_create(&a->thread, NULL, work, a) == 0;
+	else
+		cudaGetLastError();      /* nothing that later calls should hear of */
 	return a;
 }
 
@@ -86,69 +142,71 @@ ahead_close(struct ahead *a)
 	pthread_mutex_unlock(&a->lock);
 	if (a->started)
 		pthread_join(a->thread, NULL);
-	for (int i = 0; i < 2; i++)
-		cudaFreeHost(a->turns[i].bytes);
+	pinned_back(a->bytes, a->size);
+	if (a->put)
+		cudaEventDestroy(a->put);
 	pthread_cond_destroy(&a->changed);
 	pthread_mutex_destroy(&a->lock);
 	free(a);
 }
 
-/* Room for a list; lists of a model's blocks are alike, so this allocates twice in a run. */
-static bool
-has_room(struct turn *t, size_t bytes)
+static size_t
+aligned(size_t n)
 {
-	if (t->size >= bytes)
-		return true;
-	cudaFreeHost(t->bytes);
-	t->bytes = NULL;
-	t->size = cudaHostAlloc((void **)&t->bytes, bytes, cudaHostAllocDefault) == cudaSuccess ? bytes : 0;
-	if (!t->size)
-		cudaGetLastError();      /* nothing that later calls should hear of */
-	return t->size > 0;
+	return (n + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-void
-ahead_announce(struct ahead *a, const struct span *v, size_t n)
+static void
+fill(struct list *l, const struct span *v, size_t n)
 {
-	struct turn *t;
-	size_t bytes = 0;
+	l->number++;
+	l->n = n < MOST ? n : MOST;
+	l->size = l->done = l->part = 0;
+	for (size_t i = 0; i < l->n; i++) {
+		l->v[i] = v[i];
+		l->at[i] = l->size;
+		l->size += aligned(v[i].n);
+	}
+}
+
+/* Every copy out of the memory was put into the stream by the caller, before this: the event comes after them all, and the thread
+ * waits for it before it writes. */
+void
+ahead_announce(struct ahead *a, const struct span *v, size_t n, cudaStream_t stream)
+{
+	bool recorded;
 
 	if (!a->started)
 		return;
+	recorded = n > 0 && cudaEventRecord(a->put, stream) == cudaSuccess;
+	if (n > 0 && !recorded)
+		cudaGetLastError();
 	pthread_mutex_lock(&a->lock);
-	while (a->turns[a->now].done < a->turns[a->now].n)
+	a->list.n = 0;                  /* else the thread would go on to the next slice before this one wakes */
+	while (a->reading)
 		pthread_cond_wait(&a->changed, &a->lock);
-	t = &a->turns[a->now ^ 1];
-	t->n = t->done = 0;
-	for (size_t i = 0; i < n && i < MOST; i++) {
-		t->v[i] = v[i];
-		t->at[i] = bytes;
-		bytes += aligned(v[i].n);
-	}
-	if (bytes && has_room(t, bytes)) {
-		t->n = n < MOST ? n : MOST;
-		a->now ^= 1;
-		pthread_cond_broadcast(&a->changed);
-	}
+	if (recorded)
+		fill(&a->list, v, n);
+	pthread_cond_broadcast(&a->changed);
 	pthread_mutex_unlock(&a->lock);
 }
 
 const void *
 ahead_find(struct ahead *a, const void *p, size_t n)
 {
+	struct list *l = &a->list;
 	const void *found = NULL;
-	struct turn *t;
 
 	if (!a->started)
 		return NULL;
 	pthread_mutex_lock(&a->lock);
-	t = &a->turns[a->now];
-	for (size_t i = 0; i < t->n && !found; i++) {
-		if (t->v[i].p != p || t->v[i].n != n)
+	for (size_t i = 0; i < l->n && !found; i++) {
+		if (l->v[i].p != p || l->v[i].n != n)
 			continue;
-		while (t->done <= i)
+		while (i < l->n && l->done <= i)
 			pthread_cond_wait(&a->changed, &a->lock);
-		found = t->bytes + t->at[i];
+		if (i < l->n)
+			found = a->bytes + l->at[i];
 	}
 	pthread_mutex_unlock(&a->lock);
 	return found;

@@ -8,16 +8,18 @@
 #include "kernels/cuda/ahead.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/narrow.h"
+#include "kernels/cuda/pinned.h"
 
 enum {
 	MIB = 1 << 20,
-	STEP = 256 * MIB,        /* memory is mapped so much at a time */
+	STEP = 256 * MIB,        /* memory is mapped so much at a time, and less at the limit */
+	GRAIN = 2 * MIB,         /* of what can be mapped */
 	BUFFER = 32 * MIB,       /* pinned, twice; no more than cuBLAS's workspace */
 	COPIERS = 8,             /* threads that fill a buffer: what it takes to keep up with the copy engine */
 };
 
 /* What a context, the libraries' code and cuBLAS's workspace take beside the arena. */
-static const size_t beside = (size_t)1024 * MIB;
+static const size_t beside = (size_t)DEV_BESIDE_MIB * MIB;
 
 struct piece {
 	CUmemGenericAllocationHandle handle;
@@ -27,6 +29,7 @@ struct piece {
 
 struct room {
 	void *bytes;
+	size_t size;
 	struct room *next;
 };
 
@@ -39,7 +42,7 @@ struct memory {
 	char *buffer[2];
 	cudaEvent_t copied[2];   /* the buffer's last copy has ended */
 	int turn;
-	struct ahead *ahead;     /* NULL until something was announced */
+	struct ahead *ahead;     /* NULL: nothing is read ahead */
 };
 
 static struct memory *
@@ -82,7 +85,7 @@ reserve(struct dev *d, struct memory *m, size_t limit)
 		         "what else runs on the card", (double)d->size / MIB, beside / MIB);
 		return false;
 	}
-	d->size -= beside;
+	d->size = (d->size - beside) / GRAIN * GRAIN;
 	m->reserved = round_up(d->size, STEP);
 	m->kind.type = CU_MEM_ALLOCATION_TYPE_PINNED;
 	m->kind.location = (CUmemLocation){.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = gpu->ordinal};
@@ -128,6 +131,8 @@ memory_grow(struct dev *d, size_t to)
 	struct memory *m = memory_of(d);
 	size_t want = round_up(to, STEP);
 
+	if (want > d->size)
+		want = round_up(to, GRAIN);
 	return want <= m->mapped || map_piece(d, m, want - m->mapped);
 }
 
@@ -135,7 +140,7 @@ static bool
 take_buffers(struct dev *d, struct memory *m)
 {
 	for (int i = 0; i < 2; i++)
-		if (!cuda_ok(d, "pinned buffer", cudaHostAlloc((void **)&m->buffer[i], BUFFER, cudaHostAllocDefault))
+		if (!cuda_ok(d, "pinned buffer", pinned_take((void **)&m->buffer[i], BUFFER))
 		    || !cuda_ok(d, "event", cudaEventCreateWithFlags(&m->copied[i], cudaEventDisableTiming)))
 			return false;
 	return true;
@@ -151,7 +156,10 @@ memory_open(struct dev *d, size_t limit)
 		dev_fail(d, E_SYS, "out of host memory");
 		return false;
 	}
-	return reserve(d, gpu->memory, limit) && take_buffers(d, gpu->memory);
+	if (!reserve(d, gpu->memory, limit) || !take_buffers(d, gpu->memory))
+		return false;
+	gpu->memory->ahead = ahead_open(gpu->ordinal);
+	return true;
 }
 
 void
@@ -165,11 +173,11 @@ memory_close(struct dev *d)
 	for (int i = 0; i < 2; i++) {
 		if (m->copied[i])
 			cudaEventDestroy(m->copied[i]);
-		cudaFreeHost(m->buffer[i]);
+		pinned_back(m->buffer[i], BUFFER);
 	}
 	for (struct room *r = m->rooms, *next; r; r = next) {
 		next = r->next;
-		cudaFreeHost(r->bytes);
+		pinned_back(r->bytes, r->size);
 		free(r);
 	}
 	if (m->mapped)
@@ -314,12 +322,10 @@ put_announced(struct dev *d, struct mat *to, const void *from, size_t row)
 void
 memory_ahead(struct dev *d, const struct span *v, size_t n)
 {
-	struct memory *m = memory_of(d);
+	struct gpu *gpu = d->own;
 
-	if (!m->ahead && n > 0)
-		m->ahead = ahead_open();
-	if (m->ahead)
-		ahead_announce(m->ahead, v, n);
+	if (gpu->memory->ahead)
+		ahead_announce(gpu->memory->ahead, v, n, gpu->stream);
 }
 
 void
@@ -376,10 +382,11 @@ memory_room(struct dev *d, size_t bytes)
 		dev_fail(d, E_SYS, "out of host memory");
 		return NULL;
 	}
-	if (!cuda_ok(d, "host memory", cudaHostAlloc(&r->bytes, bytes ? bytes : 1, cudaHostAllocDefault))) {
+	if (!cuda_ok(d, "host memory", pinned_take(&r->bytes, bytes))) {
 		free(r);
 		return NULL;
 	}
+	r->size = bytes;
 	r->next = m->rooms;
 	m->rooms = r;
 	return r->bytes;
