@@ -12,7 +12,7 @@
 #include "kernels/ops.h"
 #include "qjob/base/err.h"    /* the codes alone */
 
-enum { BACKEND_ABI = 2 };
+enum { BACKEND_ABI = 3 };
 
 struct dev {
 	const struct backend *be;
@@ -22,7 +22,7 @@ struct dev {
 	char *arena;
 	size_t used, size, peak;
 	int64_t tokens;        /* see dev_tokens */
-	enum math math;        /* resolved: MATH_F32 or MATH_BF16 */
+	enum math math;        /* resolved: never MATH_AUTO */
 	int threads;
 	int status;            /* E_SYS, E_NUMERIC... of the first failure */
 	char why[256];
@@ -98,6 +98,13 @@ dev_fail(struct dev *d, int code, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(d->why, sizeof(d->why), fmt, ap);
 	va_end(ap);
+}
+
+/* What operands of products are rounded to. */
+static inline enum dtype
+math_operand(enum math math)
+{
+	return math == MATH_BF16 ? BF16 : math == MATH_F16 ? F16 : F32;
 }
 
 /* bytes of the arena, 64-byte aligned; NULL after marking the device failed.  what: for the sentence. */

@@ -25,6 +25,10 @@ static const char *const places[] = {
 	"../lib64/qjob",
 };
 
+static const char *const math_names[] = {
+	[MATH_AUTO] = "auto", [MATH_F32] = "float32", [MATH_BF16] = "bfloat16", [MATH_F16] = "float16",
+};
+
 /* ---- finding the library ---- */
 
 static bool
@@ -187,7 +191,7 @@ choose_cuda(void **library, const struct backend **be, const struct isa *isa)
 		return err_in(e == E_SYS ? E_USE : e, "this build of qjob has no CUDA backend");
 	if (!has_driver())
 		return err_set(E_USE, "the NVIDIA driver (libcuda.so.1) is not installed");
-	return load_backend(library, be, "cuda", isa);
+	return E_OK;
 }
 
 /* Whether "auto" means a card; then its backend is loaded. */
@@ -334,7 +338,22 @@ dev_tokens(const struct dev *d)
 enum dtype
 dev_operand(const struct dev *d)
 {
-	return d->math == MATH_BF16 ? BF16 : F32;
+	return math_operand(d->math);
+}
+
+enum math
+math_find(const char *word)
+{
+	for (enum math m = MATH_F32; m <= MATH_F16; m++)
+		if (strcmp(word, math_names[m]) == 0)
+			return m;
+	return MATH_AUTO;
+}
+
+const char *
+math_name(enum math math)
+{
+	return math_names[math];
 }
 
 enum math

@@ -30,6 +30,7 @@ enum math {
 	MATH_AUTO,      /* MATH_BF16 where the device (on the CPU: the isa held to) multiplies bf16 natively, else MATH_F32 */
 	MATH_F32,       /* products of fp32 values, fp32 accumulation */
 	MATH_BF16,      /* operands of matrix products rounded to bf16, fp32 accumulation */
+	MATH_F16,       /* the same to fp16: eight times closer, and infinite beyond 65504 */
 };
 
 struct dev_options {
@@ -53,6 +54,9 @@ int dev_facts(const struct dev_options *o, char *text, size_t size);
  * is none.  Appends to text (capacity size). */
 void dev_describe(const char *kind, char *text, size_t size);
 
+/* "auto", "float32", "bfloat16", "float16": as recipes and reports write it; any other word is MATH_AUTO. */
+enum math math_find(const char *word);
+const char *math_name(enum math math);
 /* The arithmetic of matrix products from here on; MATH_AUTO is resolved and returned. */
 enum math dev_math(struct dev *d, enum math math);
 
@@ -64,7 +68,9 @@ void dev_get(struct dev *d, void *to, const struct mat *m);     /* device to hos
  * mapped and unchanged until the mark is released, any alignment), elsewhere a copy. */
 struct mat dev_view(struct dev *d, enum dtype type, int64_t rows, int64_t cols, const void *from);
 /* Host memory that will be put or viewed soon, so that a device with memory of its own may fetch it while it computes; it stays mapped
- * and unchanged until then, or until the next list, which replaces this one; an empty list ends it.  Says nothing of results. */
+ * and unchanged until then, or until the next list, which replaces this one; an empty list ends it.  Nothing of the list before is read
+ * any more once it returns, and it returns soon.  A card takes as much memory of the host as the largest list has bytes, and
+ * keeps it until dev_close.  Says nothing of results. */
 struct span {
 	const void *p;
 	size_t n;            /* bytes */
@@ -92,7 +98,7 @@ size_t dev_peak(const struct dev *d);             /* most bytes the arena held a
 size_t dev_size(const struct dev *d);             /* most bytes it may hold */
 /* How many tokens at a time keep the device busy (2048 on a CPU); a multiple of 2048. */
 int64_t dev_tokens(const struct dev *d);
-/* What activations between two products are held in: BF16 under MATH_BF16, else F32. */
+/* What activations between two products are held in: BF16 under MATH_BF16, F16 under MATH_F16, else F32. */
 enum dtype dev_operand(const struct dev *d);
 bool dev_failed(const struct dev *d);
 

@@ -64,7 +64,9 @@ take(struct dev *d, size_t bytes)
 static enum dtype
 operand(const struct dev *d)
 {
-	return d->math == MATH_BF16 && own_of(d)->native ? BF16 : F32;
+	bool held = own_of(d)->cuda || (own_of(d)->native && d->math == MATH_BF16);
+
+	return held ? dev_operand(d) : F32;
 }
 
 /* Of n numbers of m made operands. */
@@ -72,7 +74,7 @@ static size_t
 operand_bytes(const struct dev *d, const struct mat *m, size_t n)
 {
 	enum dtype t = operand(d);
-	bool exact = m->type == t && !(t == F32 && d->math == MATH_BF16);
+	bool exact = m->type == t && t == dev_operand(d);
 
 	return exact ? 0 : n * dtype_size(t);
 }

@@ -10,8 +10,9 @@
 enum {
 	ANY = -1,                                       /* rows or columns that are free */
 	IS_F32 = 1 << F32, IS_I32 = 1 << I32, IS_U8 = 1 << U8, IS_F64 = 1 << F64,
-	IS_ACTIVATION = 1 << F32 | 1 << BF16,
-	IS_WEIGHT = 1 << F32 | 1 << F16 | 1 << BF16,
+	IS_ACTIVATION = 1 << F32 | 1 << F16 | 1 << BF16,
+	ANYWHERE = 1 << DTYPES,                         /* at any address */
+	IS_WEIGHT = IS_ACTIVATION | ANYWHERE,           /* mapped from a file */
 	IS_FLOAT = IS_WEIGHT | 1 << F64,
 };
 
@@ -50,8 +51,7 @@ has(struct dev *d, const char *op, const char *name, const struct mat *m, unsign
 		dev_fail(d, E_DATA, "%s: %s is missing", op, name);
 		return false;
 	}
-	/* Weights, which alone may be F16, are mapped from files and lie anywhere. */
-	if (!(types & 1u << F16) && (types & 1u << m->type) && (uintptr_t)m->p % dtype_size(m->type) != 0) {
+	if (!(types & ANYWHERE) && (types & 1u << m->type) && (uintptr_t)m->p % dtype_size(m->type) != 0) {
 		dev_fail(d, E_DATA, "%s: %s is not aligned", op, name);
 		return false;
 	}

@@ -2,8 +2,8 @@
  *
  * T tokens, D model width, O output features, I input features, H heads, K key-value heads, E head
  * width, V vocabulary, G groups (ceil(I / group)), n a square matrix of inputs.  Shapes and types are checked
- * here, once, before the backend is called.  Activations are F32 unless said; weights are F32, F16 or
- * BF16 as stored.  Tokens of one sequence are consecutive rows; T is a multiple of seqlen. */
+ * here, once, before the backend is called.  Activations are F32 unless said, and where they may be narrow F16 or BF16;
+ * weights are F32, F16 or BF16 as stored.  Tokens of one sequence are consecutive rows; T is a multiple of seqlen. */
 #ifndef QJOB_KERNELS_OPS_H
 #define QJOB_KERNELS_OPS_H
 
@@ -27,10 +27,10 @@ void op_convert(struct dev *d, struct mat *y,
 void op_embed(struct dev *d, struct mat *y, const struct mat *table,
               const struct mat *ids);   /* y[T,D] = table[ids[1,T] I32] */
 void op_norm(struct dev *d, struct mat *y, const struct mat *x,
-             const struct norm *n);   /* rowwise; y[T,D] may be x, or BF16 */
+             const struct norm *n);   /* rowwise; y[T,D] may be x, or narrow */
 /* The same over each head apart: x[T,H*E], n->w [1,E]. */
 void op_norm_heads(struct dev *d, struct mat *y, const struct mat *x, int heads, const struct norm *n);
-/* y[T,O] = x[T,I] w[O,I]^T + bias[1,O] (NULL: none); add: y += instead.  x may be BF16. */
+/* y[T,O] = x[T,I] w[O,I]^T + bias[1,O] (NULL: none); add: y += instead.  x may be narrow. */
 void op_linear(struct dev *d, struct mat *y, const struct mat *x, const struct mat *w, const struct mat *bias,
                bool add);
 /* Rotates x[T,H*E] in place; cos, sin [P,R/2] F32 with P >= seqlen, R <= E rotated dimensions; token t has
@@ -40,7 +40,7 @@ struct rope {
 	bool interleaved;
 };
 void op_rope(struct dev *d, struct mat *x, int heads, const struct rope *r, int64_t seqlen);
-/* Causal attention of each sequence: y[T,H*E] from q[T,H*E], k[T,K*E], v[T,K*E]; never holds T x T. y may be BF16. */
+/* Causal attention of each sequence: y[T,H*E] from q[T,H*E], k[T,K*E], v[T,K*E]; never holds T x T. y may be narrow. */
 struct attention {
 	int heads, kv_heads, width;   /* H, K, E */
 	float scale;                  /* of the scores */
@@ -50,9 +50,9 @@ struct attention {
 };
 void op_attention(struct dev *d, struct mat *y, const struct mat *q, const struct mat *k, const struct mat *v,
                   const struct attention *a);
-void op_act(struct dev *d, struct mat *y, const struct mat *x, enum act act);            /* y may be x, or BF16 */
+void op_act(struct dev *d, struct mat *y, const struct mat *x, enum act act);            /* y may be x, or narrow */
 void op_gated(struct dev *d, struct mat *y, const struct mat *gate, const struct mat *up,
-              enum act act);   /* y = act(gate) * up; y may be BF16 */
+              enum act act);   /* y = act(gate) * up; y may be narrow */
 void op_add(struct dev *d, struct mat *y, const struct mat *x, float scale);             /* y += scale * x */
 /* nll[1,T] F32: -log softmax(x[T,D] head[V,D]^T)[ids[t+1]], in chunks, never T x V at once; 0 for the last
  * token of each sequence.  log-sum-exp in double. */
@@ -63,7 +63,7 @@ void op_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct ma
 
 /* a[1,T] = 1 / rms(x[t]): the factor that scales each token to unit mean energy (0 for a zero token). */
 void op_token_weight(struct dev *d, struct mat *a, const struct mat *x);
-/* h[n,n] F32 += sum_t a_t^2 x_t x_t^T, lower triangle; what lies above it may be overwritten.  a NULL: all 1. x may be BF16.  fp32
+/* h[n,n] F32 += sum_t a_t^2 x_t x_t^T, lower triangle; what lies above it may be overwritten.  a NULL: all 1. x may be narrow.  fp32
  * products and sums in chunks of at most 2048 tokens, chunks added in order; the result does not depend on how T is cut at
  * multiples of 2048. */
 void op_gram(struct dev *d, struct mat *h, const struct mat *x, const struct mat *a);

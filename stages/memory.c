@@ -181,8 +181,9 @@ rehearse_evaluation(const struct project *p, struct dev *d)
 	const struct perplexity_params *e = &p->s->validate.perplexity;
 	size_t n;
 	const struct choice *v = project_block(p, 0, &n);
+	enum math math = math_find(p->s->validate.dtype);
 
-	dev_math(d, strcmp(p->s->validate.dtype, "bfloat16") == 0 ? MATH_BF16 : MATH_F32);
+	dev_math(d, math == MATH_AUTO ? MATH_F32 : math);
 	for (size_t i = 0; i < n; i++)
 		dev_mat(d, F32, v[i].rows, v[i].cols);
 	return decoder_rehearse(d, &p->weights, e->windows ? e->windows : 100, e->seqlen);

@@ -332,7 +332,7 @@ solve_alone(struct work *w)
 static void
 take_quantized(struct work *w)
 {
-	enum dtype type = w->s->math == MATH_BF16 ? BF16 : F32;
+	enum dtype type = dev_operand(w->d);
 
 	for (size_t i = 0; i < w->n; i++)
 		if (!w->choices[i].skip)

@@ -35,8 +35,8 @@ static const struct param calibration_rows[] = {
 	 "tokens a window", NULL, 0, 0},
 	{"seed", PARAM_INT, AT(calibration_params, seed), "0", 0, 2147483647, NULL,
 	 "of the generator that draws random windows", NULL, 0, 0},
-	{"dtype", PARAM_WORD, AT(calibration_params, dtype), "auto", 0, 0, "auto float32 bfloat16",
-	 "arithmetic of the calibration pass; auto: bfloat16 where the device has it", NULL, 0, 0},
+	{"dtype", PARAM_WORD, AT(calibration_params, dtype), "auto", 0, 0, "auto float32 bfloat16 float16",
+	 "arithmetic of the calibration pass; auto: bfloat16 where the device has it; float16: closer, but ends at 65504", NULL, 0, 0},
 	{0},
 };
 
@@ -94,8 +94,8 @@ static const struct param validate_rows[] = {
 	 "perplexity of the original and of the quantized model", perplexity_rows, sizeof(struct perplexity_params), 0},
 	{"max_perplexity_increase", PARAM_REAL, AT(validate_params, max_perplexity_increase), NULL, 0, 1000, NULL,
 	 "fail with exit code 3 when perplexity grows by more: 0.10 is 10 %", NULL, 0, PARAM_UNKEYED},
-	{"dtype", PARAM_WORD, AT(validate_params, dtype), "auto", 0, 0, "auto float32 bfloat16",
-	 "arithmetic of the evaluation; auto: float32 on a CPU, bfloat16 products on a card", NULL, 0, 0},
+	{"dtype", PARAM_WORD, AT(validate_params, dtype), "auto", 0, 0, "auto float32 bfloat16 float16",
+	 "arithmetic of the evaluation; auto: float32 on a CPU, bfloat16 products on a card; float16: as for calibration", NULL, 0, 0},
 	{0},
 };
 

@@ -25,7 +25,7 @@ struct calibration_params {
 	const char *field;           /* of JSONL and of maps */
 	const char *windows;         /* "random" (by seed), "concat" (in order) */
 	int samples, seqlen, seed;
-	const char *dtype;           /* "auto", "float32", "bfloat16": arithmetic of the calibration pass */
+	const char *dtype;           /* "auto" or what math_find knows: arithmetic of the calibration pass */
 };
 
 struct override {
@@ -59,7 +59,7 @@ struct perplexity_params {
 struct validate_params {
 	struct perplexity_params perplexity;
 	double max_perplexity_increase;    /* relative, 0.10 = 10 %; NAN: no gate */
-	const char *dtype;                 /* arithmetic of the evaluation: "auto", "float32" or "bfloat16" */
+	const char *dtype;                 /* arithmetic of the evaluation: "auto" or what math_find knows */
 };
 
 /* Paths and data sets with their paths made absolute. */

@@ -10,11 +10,7 @@
 enum math
 stream_math(const struct project *p)
 {
-	if (p->wish.math != MATH_AUTO)
-		return p->wish.math;
-	if (strcmp(p->s->calibration.dtype, "float32") == 0)
-		return MATH_F32;
-	return strcmp(p->s->calibration.dtype, "bfloat16") == 0 ? MATH_BF16 : MATH_AUTO;
+	return p->wish.math != MATH_AUTO ? p->wish.math : math_find(p->s->calibration.dtype);
 }
 
 bool
@@ -151,7 +147,7 @@ stream_open(struct stream **out, struct job *job)
 
 	*out = s;
 	if (s) {
-		s->math = dev_math(s->d, stream_math(job->project));
+		dev_math(s->d, stream_math(job->project));
 		return 0;
 	}
 	path = job->host->input(job, "tokenize/calibration", "ids.safetensors");
@@ -163,7 +159,7 @@ stream_open(struct stream **out, struct job *job)
 		free(s);
 		return rc;
 	}
-	s->math = dev_math(s->d, stream_math(job->project));
+	dev_math(s->d, stream_math(job->project));
 	s->base = dev_mark(s->d);
 	*job->carry = *out = s;
 	return start(s, job, path);

@@ -17,7 +17,6 @@ struct stream {
 	/* Inputs of a site, all tokens, as operands; by turns, so that no step writes what it reads: x[0] at qkv and up, x[1] at o
 	 * and down.  p NULL where a chunk goes through the whole block at once. */
 	struct held x[2], xf[2];
-	enum math math;
 	char digest[SHA256_HEX];   /* of what h (and f) came from */
 	size_t base, mark;         /* of the device, before the stream took memory and after */
 };

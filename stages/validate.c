@@ -187,11 +187,9 @@ progress(void *own, int block, int blocks)
 static enum math
 evaluation_math(struct dev *d, const char *dtype)
 {
-	if (strcmp(dtype, "bfloat16") == 0)
-		return MATH_BF16;
-	if (strcmp(dtype, "float32") == 0 || strcmp(dev_name(d), "cpu") == 0)
-		return MATH_F32;
-	return MATH_AUTO;
+	enum math math = math_find(dtype);
+
+	return math == MATH_AUTO && strcmp(dev_name(d), "cpu") == 0 ? MATH_F32 : math;
 }
 
 /* Adds perplexity and how it came about to `out`.  The mean is taken over window means, in order, in double. */
@@ -218,7 +216,8 @@ measure(struct job *job, const struct weights *w, const char *which, json_t *out
 	for (int64_t i = 0; i < v.n && rc == 0; i++) {
 		sum += nll[i];
 		if (json_array_append_new(each, json_real(nll[i])) < 0)
-			rc = err_set(E_NUMERIC, "the %s model gives no finite likelihood in window %" PRId64, which, i);
+			rc = err_set(E_NUMERIC, "the %s model gives no finite likelihood in window %" PRId64 "%s", which, i,
+			             math == MATH_F16 ? "; float16 ends at 65504: try validate.dtype: bfloat16" : "");
 	}
 	free(nll);
 	sum = exp(sum / (double)v.n);
@@ -226,7 +225,7 @@ measure(struct job *job, const struct weights *w, const char *which, json_t *out
 		rc = err_set(E_NUMERIC, "the perplexity of the %s model is beyond all numbers", which);
 	if (rc == 0) {
 		json_object_set_new(out, "perplexity", json_real(sum));
-		json_object_set_new(out, "dtype", json_string(math == MATH_BF16 ? "bfloat16" : "float32"));
+		json_object_set_new(out, "dtype", json_string(math_name(math)));
 		json_object_set_new(out, "windows", json_integer(v.n));
 		json_object_set_new(out, "seqlen", json_integer(v.seqlen));
 		json_object_set_new(out, "tokens", json_integer(v.n * (v.seqlen - 1)));

@@ -167,13 +167,26 @@ round_bf16(float *x, int64_t n)
 		x[i] = from_bf16(to_bf16(x[i]));
 }
 
+WIDE static void
+round_f16(float *x, int64_t n)
+{
+	int64_t i;
+
+	for (i = 0; i < n; i++)
+		x[i] = from_f16(to_f16(x[i]));
+}
+
 void
 operand_row(struct dev *d, void *to, const void *x, enum dtype type, int64_t n)
 {
-	enum dtype t = operand_type(d);
+	enum dtype t = operand_type(d), rounded = math_operand(d->math);
 
 	convert_row(to, t, x, type, n);
-	if (t == F32 && d->math == MATH_BF16 && type != BF16)
+	if (t == rounded || type == rounded)
+		return;
+	if (rounded == F16)
+		round_f16(to, n);
+	else
 		round_bf16(to, n);
 }
 
@@ -181,7 +194,7 @@ struct mat
 cpu_operand(struct dev *d, const struct mat *m)
 {
 	enum dtype t = operand_type(d);
-	bool exact = m->type == t && !(t == F32 && d->math == MATH_BF16);
+	bool exact = m->type == t && t == math_operand(d->math);
 	struct mat copy;
 	int64_t r;
 

@@ -70,7 +70,7 @@ enum {
 	GEMM_ADD = 1 << 2,     /* c += */
 };
 /* What operands of a product are held in under d->math: BF16 where that is wanted and native; else F32, already rounded to
- * bf16 where that is wanted. */
+ * bf16 or fp16 where that is wanted. */
 enum dtype operand_type(struct dev *d);
 /* m as such an operand: itself, or a copy of the arena; p NULL after a failure. */
 struct mat cpu_operand(struct dev *d, const struct mat *m);

@@ -1,14 +1,14 @@
 /* Causal attention of each sequence, y = softmax(scale q k^T) v, in tiles of queries against tiles of keys with the softmax carried
  * along, so that no more than a tile of scores exists.
  *
- * MATH_BF16 is bound by the tensor cores, and half as much by exponentials: on Hopper the values of a tile are summed by wgmma
- * while the scores of the next are made weights.  MATH_F32 is bound by fp32 arithmetic and by what shared memory feeds it. */
+ * With narrow operands it is bound by the tensor cores, and half as much by exponentials: on Hopper the values of a tile are summed by
+ * wgmma while the scores of the next are made weights.  MATH_F32 is bound by fp32 arithmetic and by what shared memory feeds it. */
 #include "kernels/cuda/cuda.h"
 
 #include <limits.h>
 
-#include "kernels/cuda/attention_bf16.cuh"
 #include "kernels/cuda/attention_f32.cuh"
+#include "kernels/cuda/attention_narrow.cuh"
 #include "qjob/base/err.h"
 
 enum { LARGEST = 256 };              /* width of a head */
@@ -26,7 +26,7 @@ static struct output
 output_of(const struct mat *m, int width)
 {
 	size_t pair = 2 * cuda_size(m->type);
-	struct output y = {m->p, m->ld, m->type == BF16, (uintptr_t)m->p % pair == 0 && m->ld % 2 == 0 && width % 2 == 0};
+	struct output y = {m->p, m->ld, m->type, (uintptr_t)m->p % pair == 0 && m->ld % 2 == 0 && width % 2 == 0};
 
 	return y;
 }
@@ -64,30 +64,32 @@ launch_f32(struct dev *d, struct job j)
 	cuda_launched(d, "attention");
 }
 
-/* How bf16 is computed at a width, in order of preference among those that fit a card's shared memory: with 160 KiB and more a block
+/* How narrow operands are met at a width, in order of preference among those that fit a card's shared memory: with 160 KiB and more a block
  * (A100, Hopper), or with the 99 of other cards. */
 struct plan {
 	int width, bytes;
 	void (*kernel)(struct job);
 };
 
-template <int WIDTH, int KEYS, int STAGES>
+template <class T, int WIDTH, int KEYS, int STAGES>
 static constexpr struct plan
 plan_of(void)
 {
-	return {WIDTH, ring<WIDTH, KEYS, STAGES>::BYTES, attend_bf16<WIDTH, KEYS, STAGES>};
+	return {WIDTH, ring<WIDTH, KEYS, STAGES>::BYTES, attend_narrow<T, WIDTH, KEYS, STAGES>};
 }
 
+template <class T>
 static const struct plan plans[] = {
-	plan_of<64, 128, 2>(),
-	plan_of<128, 128, 2>(),
-	plan_of<128, 64, 2>(),
-	plan_of<192, 64, 2>(),
-	plan_of<192, 32, 2>(),
-	plan_of<256, 64, 2>(),
-	plan_of<256, 32, 1>(),
+	plan_of<T, 64, 128, 2>(),
+	plan_of<T, 128, 128, 2>(),
+	plan_of<T, 128, 64, 2>(),
+	plan_of<T, 192, 64, 2>(),
+	plan_of<T, 192, 32, 2>(),
+	plan_of<T, 256, 64, 2>(),
+	plan_of<T, 256, 32, 1>(),
 };
 
+template <class T>
 static const struct plan *
 find_plan(struct dev *d, int width)
 {
@@ -95,7 +97,7 @@ find_plan(struct dev *d, int width)
 
 	if (!cuda_ok(d, "attention", cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, cuda_gpu(d)->ordinal)))
 		return NULL;
-	for (const struct plan &p : plans) {
+	for (const struct plan &p : plans<T>) {
 		if (width <= p.width && width > p.width - 64 && p.bytes <= most)
 			return &p;
 	}
@@ -104,10 +106,12 @@ find_plan(struct dev *d, int width)
 }
 
 /* Images: a thread per 16 bytes, blocks (of 256, keys or values).  Attention: a block per tile of queries of a head. */
+template <class T>
 static void
-launch_bf16(struct dev *d, struct job j, int kv_heads)
+launch_narrow(struct dev *d, struct job j, int kv_heads)
 {
-	const struct plan *p = find_plan(d, j.width);
+	const struct plan *p = find_plan<T>(d, j.width);
+	const enum dtype type = cuda_operand(d);
 	cudaStream_t stream = cuda_gpu(d)->stream;
 	struct mat keys, values;
 	int64_t chunks, blocks;
@@ -115,16 +119,16 @@ launch_bf16(struct dev *d, struct job j, int kv_heads)
 
 	if (!p)
 		return;
-	keys = cuda_mat(d, BF16, j.tokens * kv_heads, p->width);
-	values = cuda_mat(d, BF16, j.tokens * kv_heads, p->width);
+	keys = cuda_mat(d, type, j.tokens * kv_heads, p->width);
+	values = cuda_mat(d, type, j.tokens * kv_heads, p->width);
 	if (keys.p && values.p
 	    && cuda_ok(d, "attention", cudaFuncSetAttribute(p->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p->bytes))) {
-		j.keys = (const __nv_bfloat16 *)keys.p;
-		j.values = (const __nv_bfloat16 *)values.p;
+		j.keys = (const uint16_t *)keys.p;
+		j.values = (const uint16_t *)values.p;
 		j.tiles = (j.seqlen + QUERIES - 1) / QUERIES;
 		chunks = j.tokens * kv_heads * (p->width / 8);
 		blocks = j.tokens / j.seqlen * j.heads * j.tiles;
-		make_images<<<dim3((unsigned)((chunks + 255) / 256), 2), 256, 0, stream>>>(j, kv_heads, p->width / 64);
+		make_images<T><<<dim3((unsigned)((chunks + 255) / 256), 2), 256, 0, stream>>>(j, kv_heads, p->width / 64);
 		p->kernel<<<(unsigned)blocks, THREADS, p->bytes, stream>>>(j);
 		cuda_launched(d, "attention");
 	}
@@ -135,11 +139,16 @@ void
 cuda_attention(struct dev *d, struct mat *y, const struct mat *q, const struct mat *k, const struct mat *v,
                const struct attention *a)
 {
-	if (a->width > LARGEST || a->seqlen > INT_MAX / 2)
+	const struct job j = job_of(y, q, k, v, a);
+
+	if (a->width > LARGEST || a->seqlen > INT_MAX / 2) {
 		cuda_fail(d, E_USE, "attention: heads of width %d in sequences of %lld; %d and %d at most", a->width, (long long)a->seqlen,
 		          LARGEST, INT_MAX / 2);
-	else if (cuda_math(d) == MATH_F32)
-		launch_f32(d, job_of(y, q, k, v, a));
-	else
-		launch_bf16(d, job_of(y, q, k, v, a), a->kv_heads);
+		return;
+	}
+	switch (cuda_operand(d)) {
+	case F16: launch_narrow<__half>(d, j, a->kv_heads); break;
+	case BF16: launch_narrow<__nv_bfloat16>(d, j, a->kv_heads); break;
+	default: launch_f32(d, j); break;
+	}
 }

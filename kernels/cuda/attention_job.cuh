@@ -6,6 +6,9 @@
 #include <stdint.h>
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "kernels/mat.h"
 
 /* An input: heads side by side in a row. */
 struct floats {
@@ -17,12 +20,13 @@ struct floats {
 struct output {
 	void *p;
 	int64_t ld;
-	bool bf16, pairs;            /* pairs: two columns from an even one on can be written at once */
+	enum dtype type;             /* F32, F16 or BF16 */
+	bool pairs;                  /* two columns from an even one on can be written at once */
 };
 
 struct job {
 	struct floats q, k, v;
-	const __nv_bfloat16 *keys, *values;      /* images [K][panels][T][64] */
+	const uint16_t *keys, *values;           /* images [K][panels][T][64], of narrow operands */
 	struct output y;
 	int64_t tokens;
 	int heads, group, width;     /* group: heads that share keys */
@@ -58,26 +62,49 @@ is_seen(int query, int key, int window)
 	return (uint32_t)(query - key) < (uint32_t)window;
 }
 
+/* Two narrow numbers as they lie side by side in memory. */
+template <class T> __device__ uint32_t pack_pair(float low, float high);
+
+template <> __device__ __forceinline__ uint32_t
+pack_pair<__nv_bfloat16>(float low, float high)
+{
+	__nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+
+	return *(uint32_t *)&pair;
+}
+
+template <> __device__ __forceinline__ uint32_t
+pack_pair<__half>(float low, float high)
+{
+	__half2 pair = __floats2half2_rn(low, high);
+
+	return *(uint32_t *)&pair;
+}
+
+__device__ __forceinline__ uint32_t
+pack_pair(enum dtype type, float low, float high)
+{
+	return type == F16 ? pack_pair<__half>(low, high) : pack_pair<__nv_bfloat16>(low, high);
+}
+
 /* Columns col and col + 1, as far as the head has them. */
 __device__ __forceinline__ void
 write_pair(const struct job &j, const struct place &at, int query, int col, float a, float b)
 {
 	int64_t i = (at.start + query) * j.y.ld + (int64_t)at.head * j.width + col;
-	float *f = (float *)j.y.p + i;
-	__nv_bfloat16 *h = (__nv_bfloat16 *)j.y.p + i;
+	bool both = j.y.pairs && col + 1 < j.width;
 
-	if (j.y.pairs && col + 1 < j.width) {
-		if (j.y.bf16)
-			*(__nv_bfloat162 *)h = __floats2bfloat162_rn(a, b);
-		else
-			*(float2 *)f = make_float2(a, b);
-		return;
-	}
-	for (int k = 0; k < 2; k++) {
-		if (col + k < j.width && j.y.bf16)
-			h[k] = __float2bfloat16_rn(k ? b : a);
-		else if (col + k < j.width)
-			f[k] = k ? b : a;
+	if (j.y.type == F32 && both) {
+		*(float2 *)((float *)j.y.p + i) = make_float2(a, b);
+	} else if (both) {
+		*(uint32_t *)((uint16_t *)j.y.p + i) = pack_pair(j.y.type, a, b);
+	} else {
+		for (int k = 0; k < 2 && col + k < j.width; k++) {
+			if (j.y.type == F32)
+				((float *)j.y.p)[i + k] = k ? b : a;
+			else
+				((uint16_t *)j.y.p)[i + k] = (uint16_t)(pack_pair(j.y.type, a, b) >> 16 * k);
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 /* The instructions that attention.cu is made of and C++ has no words for, one function each.
+ * T is the type of operands, __half or __nv_bfloat16.
  *
- * Shared memory is named by its 32-bit address.  Matrices in it are tiles: panels of 64 bf16 columns, each [rows][128 bytes], with the
+ * Shared memory is named by its 32-bit address.  Matrices in it are tiles: panels of 64 columns, each [rows][128 bytes], with the
  * 16-byte chunk c of row r at c ^ r % 8.  That is the 128-byte swizzle of wgmma's descriptors, and it keeps the eight rows of an
  * ldmatrix on different banks.  A tile begins at a multiple of 1024 bytes. */
 #ifndef QJOB_KERNELS_CUDA_ATTENTION_PTX_CUH
@@ -8,12 +9,26 @@
 
 #include <stdint.h>
 
+#include <cuda_fp16.h>
+
 /* wgmma and bulk copies: of Hopper alone, and only in code built for 90a.  Everything else multiplies by mma.sync. */
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define HAS_WGMMA 1
 #else
 #define HAS_WGMMA 0
 #endif
+
+template <class T> constexpr bool IS_F16 = false;
+template <> constexpr bool IS_F16<__half> = true;
+
+/* asm of a product: NAME is what comes before the types of its operands, REST what comes after; then as asm has it. */
+#define MULTIPLY(T, NAME, REST, ...) \
+	do { \
+		if constexpr (IS_F16<T>) \
+			asm volatile(NAME ".f16.f16" REST __VA_ARGS__); \
+		else \
+			asm volatile(NAME ".bf16.bf16" REST __VA_ARGS__); \
+	} while (0)
 
 /* Bytes from the tile's start to a chunk of 8 columns. */
 __device__ __forceinline__ uint32_t
@@ -155,42 +170,47 @@ wgmma_wait(void)
 #define SUMS_64(d, i) SUMS_32(d, i), SUMS_32(d, (i) + 32)
 
 /* d[64,N] (N / 2 registers of a thread) = or += a b^T: rows of both tiles are 16 long here. */
+template <class T>
 __device__ __forceinline__ void
 wgmma_rows(float (&d)[16], uint64_t a, uint64_t b, int add)
 {
-	asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\nwgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" NAMES_16
-	             "}, %16, %17, p, 1, 1, 0, 0;\n}" : SUMS_16(d, 0) : "l"(a), "l"(b), "r"(add));
+	MULTIPLY(T, "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\nwgmma.mma_async.sync.aligned.m64n32k16.f32",
+	         " {" NAMES_16 "}, %16, %17, p, 1, 1, 0, 0;\n}" : SUMS_16(d, 0) : "l"(a), "l"(b), "r"(add));
 }
 
+template <class T>
 __device__ __forceinline__ void
 wgmma_rows(float (&d)[32], uint64_t a, uint64_t b, int add)
 {
-	asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" NAMES_32
-	             "}, %32, %33, p, 1, 1, 0, 0;\n}" : SUMS_32(d, 0) : "l"(a), "l"(b), "r"(add));
+	MULTIPLY(T, "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32",
+	         " {" NAMES_32 "}, %32, %33, p, 1, 1, 0, 0;\n}" : SUMS_32(d, 0) : "l"(a), "l"(b), "r"(add));
 }
 
+template <class T>
 __device__ __forceinline__ void
 wgmma_rows(float (&d)[64], uint64_t a, uint64_t b, int add)
 {
-	asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NAMES_64
-	             "}, %64, %65, p, 1, 1, 0, 0;\n}" : SUMS_64(d, 0) : "l"(a), "l"(b), "r"(add));
+	MULTIPLY(T, "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32",
+	         " {" NAMES_64 "}, %64, %65, p, 1, 1, 0, 0;\n}" : SUMS_64(d, 0) : "l"(a), "l"(b), "r"(add));
 }
 
 /* d[64, 64 or 128 columns] in registers AT .. += a b: a[64,16] in four registers, the rows of b's tile are what is summed over. */
-template <int AT, int D>
+template <class T, int AT, int D>
 __device__ __forceinline__ void
 wgmma_columns_64(float (&d)[D], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b)
 {
-	asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" NAMES_32 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-	             : SUMS_32(d, AT) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
+	MULTIPLY(T, "wgmma.mma_async.sync.aligned.m64n64k16.f32",
+	         " {" NAMES_32 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+	         : SUMS_32(d, AT) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
 }
 
-template <int AT, int D>
+template <class T, int AT, int D>
 __device__ __forceinline__ void
 wgmma_columns_128(float (&d)[D], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b)
 {
-	asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NAMES_64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
-	             : SUMS_64(d, AT) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
+	MULTIPLY(T, "wgmma.mma_async.sync.aligned.m64n128k16.f32",
+	         " {" NAMES_64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+	         : SUMS_64(d, AT) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
 }
 
 /* The compiler may not move what it knows of these registers across here: wgmma writes them behind its back. */
@@ -253,13 +273,13 @@ load_columns(uint32_t (&r)[4], uint32_t at)
 }
 
 /* Registers at .. at + 3 of d, [16,8], += a[16,16] (registers from .. of a) times b[16,8]. */
-template <int D, int A>
+template <class T, int D, int A>
 __device__ __forceinline__ void
 mma(float (&d)[D], int at, const uint32_t (&a)[A], int from, uint32_t b0, uint32_t b1)
 {
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-	             : "+f"(d[at]), "+f"(d[at + 1]), "+f"(d[at + 2]), "+f"(d[at + 3])
-	             : "r"(a[from]), "r"(a[from + 1]), "r"(a[from + 2]), "r"(a[from + 3]), "r"(b0), "r"(b1));
+	MULTIPLY(T, "mma.sync.aligned.m16n8k16.row.col.f32", ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+	         : "+f"(d[at]), "+f"(d[at + 1]), "+f"(d[at + 2]), "+f"(d[at + 3])
+	         : "r"(a[from]), "r"(a[from + 1]), "r"(a[from + 2]), "r"(a[from + 3]), "r"(b0), "r"(b1));
 }
 
 #endif

@@ -23,10 +23,10 @@ cuda_gpu(struct dev *d)
 	return d->own;
 }
 
-enum math
-cuda_math(const struct dev *d)
+enum dtype
+cuda_operand(const struct dev *d)
 {
-	return d->math;
+	return math_operand(d->math);
 }
 
 bool
@@ -116,6 +116,12 @@ cuda_size(enum dtype type)
 	};
 
 	return size[type];
+}
+
+cudaDataType_t
+cuda_type(enum dtype type)
+{
+	return type == BF16 ? CUDA_R_16BF : type == F16 ? CUDA_R_16F : CUDA_R_32F;
 }
 
 struct mat

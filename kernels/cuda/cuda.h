@@ -44,7 +44,7 @@ struct gpu {
 };
 
 struct gpu *cuda_gpu(struct dev *d);
-enum math cuda_math(const struct dev *d);      /* MATH_F32 or MATH_BF16 */
+enum dtype cuda_operand(const struct dev *d);  /* what operands of products are: F32, BF16 or F16 */
 bool cuda_failed(const struct dev *d);
 
 /* Marks the device failed.  code is one of err.h's. */
@@ -64,10 +64,11 @@ size_t cuda_mark(const struct dev *d);
 void cuda_back(struct dev *d, size_t mark);
 
 size_t cuda_size(enum dtype type);             /* bytes of an element */
+cudaDataType_t cuda_type(enum dtype type);     /* of operands, in cuBLAS's words */
 
 /* m itself where it has the type, else a copy of the arena (contiguous) that has; p NULL after a failure. */
 struct mat cuda_as(struct dev *d, const struct mat *m, enum dtype type);
-/* c[M,N] F32 = (or +=) a[M,K] b[N,K]^T: rows of both are K long.  Both of the type of operands (BF16 or F32), row-major. linear.cu */
+/* c[M,N] F32 = (or +=) a[M,K] b[N,K]^T: rows of both are K long.  Both of one type of operands, row-major. linear.cu */
 void cuda_gemm_nt(struct dev *d, struct mat *c, const struct mat *a, const struct mat *b, bool add);
 
 /* ---- the operations; contracts in ops.h ---- */

@@ -275,10 +275,11 @@ norm_to(struct dev *d, struct mat *y, const struct mat *x, int heads, const stru
 void
 cuda_norm(struct dev *d, struct mat *y, const struct mat *x, int heads, const struct norm *n)
 {
-	if (y->type == BF16)
-		norm_to<__nv_bfloat16>(d, y, x, heads, n);
-	else
-		norm_to<float>(d, y, x, heads, n);
+	switch (y->type) {
+	case F16: norm_to<__half>(d, y, x, heads, n); break;
+	case BF16: norm_to<__nv_bfloat16>(d, y, x, heads, n); break;
+	default: norm_to<float>(d, y, x, heads, n); break;
+	}
 }
 
 /* ---- rope ---- */
@@ -422,10 +423,11 @@ activate_to(struct dev *d, const char *op, struct mat *y, const struct mat *x, c
 template <enum act A> static void
 activate_rows(struct dev *d, const char *op, struct mat *y, const struct mat *x, const struct mat *up)
 {
-	if (y->type == BF16)
-		activate_to<A, __nv_bfloat16>(d, op, y, x, up);
-	else
-		activate_to<A, float>(d, op, y, x, up);
+	switch (y->type) {
+	case F16: activate_to<A, __half>(d, op, y, x, up); break;
+	case BF16: activate_to<A, __nv_bfloat16>(d, op, y, x, up); break;
+	default: activate_to<A, float>(d, op, y, x, up); break;
+	}
 }
 
 static void

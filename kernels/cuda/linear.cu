@@ -68,12 +68,6 @@ alignment_of(const struct mat *m)
 	return (int64_t)(bits & -bits);
 }
 
-static cudaDataType_t
-type_of(const struct mat *m)
-{
-	return m->type == BF16 ? CUDA_R_16BF : CUDA_R_32F;
-}
-
 static struct shape
 shape_of(const struct product *p, bool biased)
 {
@@ -109,9 +103,9 @@ describe(struct plan *l, const struct product *p, bool biased)
 	cublasStatus_t e = describe_op(&l->op, p, biased);
 
 	if (e == CUBLAS_STATUS_SUCCESS)
-		e = cublasLtMatrixLayoutInit(&l->a, type_of(&p->b), k, m, p->b.ld);
+		e = cublasLtMatrixLayoutInit(&l->a, cuda_type(p->b.type), k, m, p->b.ld);
 	if (e == CUBLAS_STATUS_SUCCESS)
-		e = cublasLtMatrixLayoutInit(&l->b, type_of(&p->a), k, n, p->a.ld);
+		e = cublasLtMatrixLayoutInit(&l->b, cuda_type(p->a.type), k, n, p->a.ld);
 	if (e == CUBLAS_STATUS_SUCCESS)
 		e = cublasLtMatrixLayoutInit(&l->c, CUDA_R_32F, m, n, p->c.ld);
 	return e;
@@ -229,14 +223,14 @@ add_bias(struct dev *d, const char *op, const struct mat *y, const struct mat *b
 	sweep_run(d, op, bias_addition{view_of<float>(y), view_of<float>(bias)}, &s);
 }
 
-/* Where cuBLASLt has no algorithm that is allowed: odd alignments of BF16, mostly. */
+/* Where cuBLASLt has no algorithm that is allowed: odd alignments of narrow operands, mostly. */
 static void
 multiply_plainly(struct dev *d, const char *op, const struct product *p)
 {
 	const float one = 1, beta = p->add ? 1 : 0;
 
 	cuda_blas_ok(d, op, cublasGemmEx_64(cuda_gpu(d)->blas, CUBLAS_OP_T, CUBLAS_OP_N, p->b.rows, p->a.rows, p->a.cols, &one, p->b.p,
-	                                    type_of(&p->b), p->b.ld, p->a.p, type_of(&p->a), p->a.ld, &beta, p->c.p, CUDA_R_32F,
+	                                    cuda_type(p->b.type), p->b.ld, p->a.p, cuda_type(p->a.type), p->a.ld, &beta, p->c.p, CUDA_R_32F,
 	                                    p->c.ld, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
@@ -295,7 +289,7 @@ panel_rows(int64_t inputs, enum dtype type)
 void
 cuda_linear(struct dev *d, struct mat *y, const struct mat *x, const struct mat *w, const struct mat *bias, bool add)
 {
-	const enum dtype operand = cuda_math(d) == MATH_BF16 ? BF16 : F32;
+	const enum dtype operand = cuda_operand(d);
 	const size_t mark = cuda_mark(d);
 	const int64_t step = w->type == operand ? w->rows : panel_rows(w->cols, operand);
 	struct product p = {};

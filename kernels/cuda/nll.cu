@@ -255,7 +255,7 @@ void
 cuda_nll(struct dev *d, struct mat *nll, const struct mat *x, const struct mat *head, const struct mat *bias, const struct mat *ids,
          int64_t seqlen)
 {
-	const enum dtype operand = cuda_math(d) == MATH_BF16 ? BF16 : F32;
+	const enum dtype operand = cuda_operand(d);
 	const int64_t step = panel_words(head, operand);
 	const unsigned blocks = (unsigned)((x->rows + FINISHERS - 1) / FINISHERS);
 	const size_t mark = cuda_mark(d);

@@ -1,6 +1,6 @@
 /* Second moments of activations: h += sum_t a_t^2 x_t x_t^T (lower triangle) and c += sum_t a_t^2 (f_t - x_t) x_t^T.
  *
- * Bound by arithmetic: 2 n^2 T operations for c and about 0.55 of that for h, in tensor cores under MATH_BF16.  Each chunk of
+ * Bound by arithmetic: 2 n^2 T operations for c and about 0.55 of that for h, in tensor cores unless MATH_F32.  Each chunk of
  * tokens is one product a panel of rows that adds to what is there, so it also reads and writes the panel: 8 bytes for every
  * 2 * CHUNK operations, or 1.6 GB a chunk of n = 18944: 0.5 ms at memory speed beside 1.2 ms of arithmetic.  More tokens a
  * product would save that, but a tensor core truncates its sums, 16384 tokens at once lose ten times what 2048 do, and
@@ -12,7 +12,6 @@
  * the chunk before is multiplied; that, and the token weights, are bound by memory. */
 #include "kernels/cuda/sweep.cuh"
 
-#include <cuda_bf16.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,7 +23,7 @@ enum {
 	CHUNKS = 4,
 	SPAN = CHUNKS * CHUNK,    /* tokens whose operands are held at once */
 	THREADS = 256,
-	VECTOR = 8,               /* elements that a thread takes at once: 16 bytes of bf16 */
+	VECTOR = 8,               /* elements that a thread takes at once: 16 bytes of narrow ones */
 	LANES = 4,
 	LANE_WORKSPACE = 32 << 20,    /* what cuBLAS asks for on Hopper */
 	PANEL = 1024,             /* rows of a panel, about: small ones follow the diagonal, large ones multiply faster */
@@ -69,20 +68,6 @@ template <typename T> struct alignas(16) vector_of {
 	T v[VECTOR];
 };
 
-template <typename T> __device__ static T narrow(float v);
-
-template <> __device__ float
-narrow<float>(float v)
-{
-	return v;
-}
-
-template <> __device__ __nv_bfloat16
-narrow<__nv_bfloat16>(float v)
-{
-	return __float2bfloat16_rn(v);
-}
-
 template <typename T> __device__ static void
 load_as(float (&v)[VECTOR], const T *from, int64_t n, bool aligned)
 {
@@ -103,10 +88,11 @@ load(float (&v)[VECTOR], const struct mat &m, int64_t row, int64_t col, bool ali
 {
 	int64_t at = row * m.ld + col;
 
-	if (m.type == BF16)
-		load_as(v, (const __nv_bfloat16 *)m.p + at, m.cols - col, aligned);
-	else
-		load_as(v, (const float *)m.p + at, m.cols - col, aligned);
+	switch (m.type) {
+	case F16: load_as(v, (const __half *)m.p + at, m.cols - col, aligned); break;
+	case BF16: load_as(v, (const __nv_bfloat16 *)m.p + at, m.cols - col, aligned); break;
+	default: load_as(v, (const float *)m.p + at, m.cols - col, aligned); break;
+	}
 }
 
 /* By an intrinsic: left to itself, the compiler splits the store into elements. */
@@ -165,7 +151,7 @@ make_operands(struct mat to, struct mat x, struct mat minus, const float *a, boo
 			v[j] -= w[j];
 	}
 	for (int j = 0; j < VECTOR; j++)
-		out.v[j] = narrow<T>(v[j] * by);
+		round_into(out.v[j], v[j] * by);
 	store((T *)to.p + t * to.ld + i, out);
 }
 
@@ -189,17 +175,11 @@ is_aligned(const struct mat *m)
 	return (uintptr_t)m->p % 16 == 0 && (size_t)m->ld * cuda_size(m->type) % 16 == 0;
 }
 
-static enum dtype
-operand_type(const struct dev *d)
-{
-	return cuda_math(d) == MATH_BF16 ? BF16 : F32;
-}
-
 /* Room for the operands of a span; rows begin at 16 bytes, as the fast products of cuBLAS want it. */
 static struct mat
 take_operands(struct dev *d, const struct mat *x)
 {
-	struct mat m = cuda_mat(d, operand_type(d), least(SPAN, x->rows), (x->cols + VECTOR - 1) / VECTOR * VECTOR);
+	struct mat m = cuda_mat(d, cuda_operand(d), least(SPAN, x->rows), (x->cols + VECTOR - 1) / VECTOR * VECTOR);
 
 	m.cols = x->cols;
 	return m;
@@ -211,14 +191,16 @@ fill(struct dev *d, const char *op, const struct mat *to, const struct mat *x, c
 {
 	dim3 grid(blocks_of(to->cols, THREADS * VECTOR), (unsigned)to->rows);
 	bool aligned = is_aligned(x) && (!minus || is_aligned(minus));
+	cudaStream_t stream = cuda_gpu(d)->stream;
 	struct mat less = {};
 
 	if (minus)
 		less = *minus;
-	if (to->type == BF16)
-		make_operands<__nv_bfloat16><<<grid, THREADS, 0, cuda_gpu(d)->stream>>>(*to, *x, less, a, aligned);
-	else
-		make_operands<float><<<grid, THREADS, 0, cuda_gpu(d)->stream>>>(*to, *x, less, a, aligned);
+	switch (to->type) {
+	case F16: make_operands<__half><<<grid, THREADS, 0, stream>>>(*to, *x, less, a, aligned); break;
+	case BF16: make_operands<__nv_bfloat16><<<grid, THREADS, 0, stream>>>(*to, *x, less, a, aligned); break;
+	default: make_operands<float><<<grid, THREADS, 0, stream>>>(*to, *x, less, a, aligned); break;
+	}
 	cuda_launched(d, op);
 }
 
@@ -329,8 +311,8 @@ add_product(struct dev *d, const char *op, cublasHandle_t blas, const struct mat
 	if (r->type == F32)
 		return cuda_blas_ok(d, op, cublasSgemm(blas, CUBLAS_OP_N, CUBLAS_OP_T, m, n, k, &one, (const float *)r->p, (int)r->ld,
 		                                       (const float *)l->p, (int)l->ld, &one, (float *)c->p, (int)c->ld));
-	return cuda_blas_ok(d, op, cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_T, m, n, k, &one, r->p, CUDA_R_16BF, (int)r->ld, l->p,
-	                                        CUDA_R_16BF, (int)l->ld, &one, c->p, CUDA_R_32F, (int)c->ld, CUBLAS_COMPUTE_32F,
+	return cuda_blas_ok(d, op, cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_T, m, n, k, &one, r->p, cuda_type(r->type), (int)r->ld, l->p,
+	                                        cuda_type(l->type), (int)l->ld, &one, c->p, CUDA_R_32F, (int)c->ld, CUBLAS_COMPUTE_32F,
 	                                        CUBLAS_GEMM_DEFAULT));
 }
 
@@ -409,7 +391,7 @@ add_moments(struct dev *d, struct moments *m)
 	size_t mark = cuda_mark(d);
 	struct lanes *lanes = lanes_of(d);
 
-	m->ready = m->x->type == operand_type(d) && !m->a && is_aligned(m->x);
+	m->ready = m->x->type == cuda_operand(d) && !m->a && is_aligned(m->x);
 	m->panels = cut_rows(m->h->rows, !m->f);
 	if (!m->ready)
 		m->right = take_operands(d, m->x);

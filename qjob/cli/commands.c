@@ -65,7 +65,8 @@ static const struct opt forward_opts[] = {
 	{"ids", OPT_TEXT, AT(forward_options, ids), 0, "FILE", true, "safetensors with input_ids, int64 [B,T]"},
 	{"output", OPT_TEXT, AT(forward_options, output), 'o', "FILE", true, "safetensors to write: logits, float32 [B,T,V]"},
 	{"hidden", OPT_FLAG, AT(forward_options, hidden), 0, NULL, false, "also write hidden_states.0 and so on, one a block and the last"},
-	{"dtype", OPT_TEXT, AT(forward_options, dtype), 0, "float32|bfloat16", false, "what matrix products multiply (default: float32)"},
+	{"dtype", OPT_TEXT, AT(forward_options, dtype), 0, "float32|bfloat16|float16", false,
+	 "what matrix products multiply (default: float32)"},
 	DEVICE_ROWS(forward_options, on),
 	{0},
 };

@@ -57,7 +57,7 @@ struct arg_list {                 /* a repeated option, in order; the texts are 
 struct forward_options {
 	const char *model, *ids, *output;     /* never NULL after options_read */
 	bool hidden;
-	const char *dtype;        /* of matrix products: "float32", "bfloat16"; NULL: float32 */
+	const char *dtype;        /* of matrix products: as math_find knows them; NULL: float32 */
 	struct device_options on;
 };
 

@@ -156,7 +156,7 @@ run(struct weights *w, const struct forward_options *o, const struct dev_options
 	if (r == 0)
 		r = dev_open(&d, options);
 	if (r == 0) {
-		dev_math(d, o->dtype && strcmp(o->dtype, "bfloat16") == 0 ? MATH_BF16 : MATH_F32);
+		dev_math(d, o->dtype ? math_find(o->dtype) : MATH_F32);
 		r = compute_file(d, w, &ids, o);
 		dev_close(d);
 	}

@@ -54,7 +54,7 @@ int64_t turn_width(const struct config *c, enum site s);       /* the widest of 
 int64_t part_rows(const struct config *c, enum part p);        /* out_features of a linear part */
 
 /* One step over h [T,D] (whole sequences; not looked at by SITE_O and SITE_DOWN).  x_in: the x of the step before (SITE_QKV: NULL).
- * x: filled (SITES: NULL); F32 or BF16; never x_in. */
+ * x: filled (SITES: NULL); F32, F16 or BF16; never x_in. */
 void block_step(struct dev *d, const struct block *b, int step, struct mat *h, const struct mat *x_in, struct mat *x, int64_t seqlen);
 /* All steps, h in place, chunk by chunk so that memory stays bounded. */
 void block_forward(struct dev *d, const struct block *b, const struct held *h, int64_t seqlen);

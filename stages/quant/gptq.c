@@ -170,23 +170,36 @@ struct work {
 	double mean;             /* of the diagonal, dead inputs as 1 */
 };
 
+/* diag = the diagonal of m; an activation that is not finite shows there. */
+static int
+get_diag(struct work *k, const struct mat *m)
+{
+	struct mat diag = mat_cols(m, 0, 1);
+	int rc;
+
+	diag.ld = m->ld + 1;
+	dev_get(k->d, k->diag, &diag);
+	rc = dev_status(k->d);
+	for (int64_t i = 0; rc == 0 && i < k->n; i++)
+		if (!isfinite(k->diag[i]))
+			rc = err_set(E_NUMERIC, "the activations of input %lld overflow: their energy is not finite%s", (long long)i,
+			             dev_operand(k->d) == F16 ? "; float16 ends at 65504: try calibration.dtype: bfloat16" : "");
+	return rc;
+}
+
 /* Reads the diagonal of the statistics: 0, 1 when they say nothing, or an error. */
 static int
 read_diag(struct work *k)
 {
-	struct mat diag = mat_cols(&k->s->gram, 0, 1);
 	double sum = 0;
-	int rc;
+	int rc = k->p->qep > 0 ? get_diag(k, &k->s->cross) : 0;      /* the full-precision stream may overflow alone */
 
 	k->out->dead = 0;
-	diag.ld = k->s->gram.ld + 1;
-	dev_get(k->d, k->diag, &diag);
-	rc = dev_status(k->d);
+	if (rc == 0)
+		rc = get_diag(k, &k->s->gram);
 	if (rc < 0)
 		return rc;
 	for (int64_t i = 0; i < k->n; i++) {
-		if (!isfinite(k->diag[i]))
-			return err_set(E_NUMERIC, "the activations of input %lld overflow: their energy is not finite", (long long)i);
 		k->out->dead += k->diag[i] == 0;
 		sum += k->diag[i] == 0 ? 1 : (double)k->diag[i];
 	}

@@ -14,6 +14,7 @@ RECIPES = [
     ("order, no symmetry, 3 bits", recipe(quantize={"bits": 3, "sym": False, "desc_act": True, "group_size": 32})),
     ("original stream, compressed-tensors", recipe(quantize={"propagate": "original"}, pack={"format": "compressed-tensors"})),
     ("high accuracy, all sites at once", recipe(quantize={"accuracy": "high", "true_sequential": False})),
+    ("fp16 products", recipe(calibration={"dtype": "float16"}, validate={"dtype": "float16"})),
     ("rtn, shards", recipe(quantize={"method": "rtn"}, pack={"max_shard_size": "60KB"})),
 ]
 

@@ -52,6 +52,7 @@ ROWS = [
     Row("calibration.seed", 7, [REPORT]),                               # nothing is drawn
     Row("calibration.seed", 7, TEXT, {"calibration.windows": "random"}),
     Row("calibration.dtype", "float32", [*Q, REPORT], may=[SHARD, QUANTIZED]),
+    Row("calibration.dtype", "float16", [*Q, REPORT], {"calibration.dtype": "bfloat16"}, may=[SHARD, QUANTIZED]),
 
     Row("quantize.method", "rtn", LABELLED),
     Row("quantize.overrides", [{**DOWN_1, "bits": 8}], FROM_1, why="down_proj"),
@@ -105,6 +106,7 @@ ROWS = [
     Row("validate.perplexity.windows", 3, MEASURED),
     Row("validate.max_perplexity_increase", 500, []),                   # judged after the run
     Row("validate.dtype", "bfloat16", [ORIGINAL, *CHECKED]),
+    Row("validate.dtype", "float16", [ORIGINAL, *CHECKED], {"validate.dtype": "bfloat16"}),
 ]
 
 # Fields of the schema that are no parameter of a node; `extends` and `matrix` have tests of their own.

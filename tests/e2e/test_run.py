@@ -84,6 +84,31 @@ def failures_name_their_reason():
 ORIGINAL = "validate/original"
 
 
+def what_float16_cannot_hold_is_told():
+    """Norms of 1000 in block 1: up times gate is beyond 65504, which bfloat16 does not mind."""
+    hint = r"; float16 ends at 65504: try {}\.dtype: bfloat16"
+    overflow = (r"quantize/1: failed: block 1: model\.layers\.1\.mlp\.down_proj: the activations of input \d+ overflow: "
+                r"their energy is not finite" + hint.format("calibration"))
+    rows = [
+        ({"dtype": "float16"}, {}, {}, overflow),
+        ({"dtype": "float16"}, {"true_sequential": False}, {}, overflow),
+        ({"dtype": "float16"}, {"propagate": "original"}, {}, overflow),
+        ({"dtype": "float16"}, {"accuracy": "high"}, {}, overflow),
+        ({"dtype": "bfloat16"}, {}, {"dtype": "float16"},
+         r"validate/original: failed: the original model gives no finite likelihood in window 0" + hint.format("validate")),
+        ({"dtype": "bfloat16"}, {}, {"dtype": "bfloat16"}, None),
+    ]
+    with place() as p:
+        p.furnish()
+        held = read_tensors(p.dir / "model/model.safetensors")
+        held["model.layers.1.post_attention_layernorm.weight"] = ("BF16", [WIDTH], bytes_of([1000.0] * WIDTH, "BF16"))
+        write_tensors(p.dir / "model/model.safetensors", held)
+        for calibration, quantize, validate, want in rows:
+            p.write("r.yaml", recipe(calibration=calibration, quantize=quantize, validate=validate))
+            done = p.qjob("run", "r.yaml", "-q", code=1 if want else 0)
+            check(not want or re.search(f"^{want}$", done.err, re.M), done.err, "does not say", want)
+
+
 # ---- hostile models ----
 
 def bad_models():
@@ -451,6 +476,7 @@ def nothing_to_do_is_not_said_in_vain():
     check(not problems, "\n".join(problems))
 
 
-main([bad_recipes_are_refused, a_limit_exceeded_keeps_the_result, failures_name_their_reason, bad_models_are_refused,
-      a_bad_tokenizer_fails_its_nodes, ids_need_no_tokenizer, output_folders, a_folder_for_each_variant, events_and_log, nothing_to_do_is_quick,
+main([bad_recipes_are_refused, a_limit_exceeded_keeps_the_result, failures_name_their_reason,
+      what_float16_cannot_hold_is_told, bad_models_are_refused, a_bad_tokenizer_fails_its_nodes, ids_need_no_tokenizer, output_folders,
+      a_folder_for_each_variant, events_and_log, nothing_to_do_is_quick,
       nothing_to_do_reads_nothing, nothing_to_do_is_not_said_in_vain, libraries_wait_for_work])

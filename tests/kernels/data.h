@@ -84,6 +84,20 @@ round_to(double v, enum dtype type)
 	}
 }
 
+/* What operands of products are rounded to. */
+static inline enum dtype
+operand_of(enum math math)
+{
+	return math == MATH_BF16 ? BF16 : math == MATH_F16 ? F16 : F32;
+}
+
+/* The most that rounding moves a number in a narrow type's normal range, relative to it. */
+static inline double
+step_of(enum dtype type)
+{
+	return type == BF16 ? 0x1p-8 : 0x1p-11;
+}
+
 /* The bytes of v, which type can hold exactly. */
 static inline void
 write_number(char *to, enum dtype type, double v)

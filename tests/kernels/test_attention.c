@@ -54,8 +54,8 @@ check_attention(struct dev *d, const struct attention_case *c)
 	                      c->seqlen};
 	struct mat qm = upload(d, &q), km = upload(d, &k), vm = upload(d, &v), y = dev_mat(d, c->out, tokens,
 	                                                                                   c->heads * c->width);
-	/* Weights of the sum are rounded to bf16 as well. */
-	double tolerance = (c->math == MATH_BF16 ? 0x1p-8 : 1e-5) + (c->out == BF16 ? 0x1p-8 : 0);
+	/* Weights of the sum are rounded as well. */
+	double tolerance = (c->math == MATH_F32 ? 1e-5 : step_of(operand_of(c->math))) + (c->out == F32 ? 0 : step_of(c->out));
 	double *want = test_malloc((size_t)c->width * sizeof(*want)), *got;
 	int h;
 
@@ -64,7 +64,7 @@ check_attention(struct dev *d, const struct attention_case *c)
 	got = download(d, &y);
 	for (t = 0; t < tokens; t += tokens > 300 ? 37 : 1) {
 		for (h = 0; h < c->heads; h++) {
-			attention_row(want, &q, &k, &v, &a, t, h, c->math == MATH_BF16 ? BF16 : F32);
+			attention_row(want, &q, &k, &v, &a, t, h, operand_of(c->math));
 			for (i = 0; i < c->width; i++)
 				assert_close("attention", t, got[(t * c->heads + h) * c->width + i], want[i],
 				             tolerance * (fabs(want[i]) + 0.5));
@@ -94,13 +94,25 @@ attention_of_all_kinds(void **state)
 		{2, 1, 48, 260, 1, 0, 3, F32, MATH_F32},
 		{9, 3, 64, 130, 1, 0, 0, F32, MATH_BF16},
 		{2, 2, 17, 600, 1, 40, 2, BF16, MATH_BF16},
+		{4, 2, 128, 290, 1, 0, 0, BF16, MATH_BF16},
+		{2, 1, 128, 200, 1, 70, 3, F32, MATH_BF16},
+		{2, 1, 192, 150, 2, 0, 0, F32, MATH_BF16},
+		{2, 1, 250, 150, 1, 0, 0, BF16, MATH_BF16},
+		{4, 2, 32, 128, 2, 0, 0, F16, MATH_F32},
 	};
 	struct dev *d = device(2, MATH_F32);
 	size_t i;
 
 	(void)state;
-	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct attention_case half = rows[i];
+
 		check_attention(d, &rows[i]);
+		half.math = MATH_F16;
+		half.out = half.out == BF16 ? F16 : half.out;
+		if (rows[i].math == MATH_BF16)
+			check_attention(d, &half);
+	}
 	dev_close(d);
 }
 

@@ -398,8 +398,16 @@ math_is_resolved(void **state)
 
 	(void)state;
 	assert_true(automatic == MATH_F32 || automatic == MATH_BF16);
-	assert_int_equal(dev_math(d, MATH_BF16), MATH_BF16);
-	assert_int_equal(dev_math(d, MATH_F32), MATH_F32);
+	for (enum math m = MATH_F32; m <= MATH_F16; m++) {
+		assert_int_equal(dev_math(d, m), m);
+		assert_int_equal(math_find(math_name(m)), m);
+	}
+	assert_int_equal(dev_operand(d), F16);
+	dev_math(d, MATH_BF16);
+	assert_int_equal(dev_operand(d), BF16);
+	assert_int_equal(math_find("auto"), MATH_AUTO);
+	assert_int_equal(math_find("half"), MATH_AUTO);
+	assert_string_equal(math_name(MATH_AUTO), "auto");
 	dev_close(d);
 }
 

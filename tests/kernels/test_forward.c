@@ -1,6 +1,6 @@
 #include "tests/kernels/data.h"
 
-static const enum dtype weight_types[] = {F32, F16, BF16};
+static const enum dtype float_types[] = {F32, F16, BF16};
 
 /* ---- embed ---- */
 
@@ -15,7 +15,7 @@ rows_of_the_table_are_taken(void **state)
 	(void)state;
 	dev_put(d, &ids, id);
 	for (i = 0; i < 3; i++) {
-		struct host h = host_new(7, 33, weight_types[i], 3);
+		struct host h = host_new(7, 33, float_types[i], 3);
 		char *shifted = test_malloc(7 * 33 * 4 + 1);
 		struct mat table, y = dev_mat(d, F32, 5, 33);
 		double *got;
@@ -80,7 +80,7 @@ check_norm(struct dev *d, int64_t tokens, int heads, int64_t width, bool layer, 
 		for (i = 0; i < width; i++) {
 			want = (row[i] - mean) / sqrt(square + (double)n.eps) * (w.v[i] + (double)w_add) + (bias ? b.v[i] : 0);
 			assert_close("norm", i, got[r * width + i], want,
-			             (out == BF16 ? 0x1p-8 : 4e-7) * (fabs(want) + 1e-2) + 3e-7);
+			             (out == F32 ? 4e-7 : step_of(out)) * (fabs(want) + 1e-2) + 3e-7);
 		}
 	}
 	test_free(got);
@@ -98,9 +98,9 @@ norms_of_all_kinds(void **state)
 
 	(void)state;
 	for (i = 0; i < 6; i++) {
-		for (kind = 0; kind < 16; kind++)
-			check_norm(d, kind % 3 + 1, kind & 8 ? 3 : 1, widths[i], kind & 1, kind & 2,
-			           kind & 2 ? 1.f : 0.f, kind & 4 ? BF16 : F32);
+		for (kind = 0; kind < 24; kind++)
+			check_norm(d, kind % 3 + 1, kind & 4 ? 3 : 1, widths[i], kind & 1, kind & 2,
+			           kind & 2 ? 1.f : 0.f, float_types[kind / 8]);
 		dev_release(d, 0);
 	}
 	dev_close(d);
@@ -143,7 +143,7 @@ check_linear(struct dev *d, const struct linear_case *c)
 	size_t size = dtype_size(c->w), bytes = (size_t)(c->outputs * c->inputs) * size;
 	char *shifted = test_malloc(bytes + 1);
 	struct mat xm = upload(d, &x), ym = upload(d, &y), bm = upload(d, &b), wm;
-	enum dtype operand = c->math == MATH_BF16 ? BF16 : F32;
+	enum dtype operand = operand_of(c->math);
 	int64_t t, o, i;
 	double *got;
 
@@ -183,16 +183,16 @@ linears_of_all_types_and_odd_shapes(void **state)
 	static const int64_t shape[][3] = {
 		{1, 1, 1}, {1, 5, 7}, {3, 257, 33}, {5, 1, 64}, {257, 65, 1}, {300, 192, 77}, {33, 513, 130},
 	};
-	static const enum math maths[] = {MATH_F32, MATH_BF16};
+	static const enum math maths[] = {MATH_F32, MATH_BF16, MATH_F16};
 	struct dev *d = device(2, MATH_F32);
 	int s, k, n = 0;
 
 	(void)state;
 	for (s = 0; s < 7; s++) {
-		for (k = 0; k < 12; k++) {
-			struct linear_case c = {shape[s][0], shape[s][1], shape[s][2], k & 1 ? BF16 : F32,
-			                        weight_types[k / 2 % 3], maths[k / 6],
-			                        n % 3 == 0, n % 5 < 2};
+		for (k = 0; k < 27; k++) {
+			struct linear_case c = {shape[s][0], shape[s][1], shape[s][2], float_types[k % 3],
+			                        float_types[k / 3 % 3], maths[k / 9],
+			                        n % 4 == 0, n % 5 < 2};
 
 			check_linear(d, &c);
 			n++;
@@ -313,9 +313,8 @@ activations_of_all_kinds(void **state)
 	struct dev *d = device(2, MATH_F32);
 	enum { N = 2999 };
 	float *v = test_malloc(N * sizeof(*v));
-	struct mat x = dev_mat(d, F32, 1, N), y = dev_mat(d, F32, 1, N), half = dev_mat(d, BF16, 1,
-	                                                                                N), gated = dev_mat(d, F32,
-	                                                                                                    1, N);
+	struct mat x = dev_mat(d, F32, 1, N), y = dev_mat(d, F32, 1, N), gated = dev_mat(d, F32, 1, N);
+	struct mat bf16 = dev_mat(d, BF16, 1, N), f16 = dev_mat(d, F16, 1, N);
 	int act, i;
 
 	(void)state;
@@ -323,13 +322,15 @@ activations_of_all_kinds(void **state)
 		v[i] = (float)((i - N / 2) * (i % 3 == 0 ? 0.1 : 0.002));
 	dev_put(d, &x, v);
 	for (act = ACT_NONE; act <= ACT_RELU; act++) {
-		double *a, *b, *c;
+		double *a, *b, *h, *c;
 
 		op_act(d, &y, &x, (enum act)act);
-		op_act(d, &half, &x, (enum act)act);
+		op_act(d, &bf16, &x, (enum act)act);
+		op_act(d, &f16, &x, (enum act)act);
 		op_gated(d, &gated, &x, &x, (enum act)act);
 		a = download(d, &y);
-		b = download(d, &half);
+		b = download(d, &bf16);
+		h = download(d, &f16);
 		c = download(d, &gated);
 		for (i = 0; i < N; i++) {
 			double want = activation((enum act)act, v[i]);
@@ -337,11 +338,13 @@ activations_of_all_kinds(void **state)
 			/* near -inf both GELUs are differences of two nearly equal numbers, in every fp32 implementation */
 			assert_close("act", i, a[i], want, 6e-7 * fabs(want) + 1.2e-7 * fabs((double)v[i]));
 			assert_close("act to BF16", i, b[i], round_to(a[i], BF16), 0);
+			assert_close("act to F16", i, h[i], round_to(a[i], F16), 0);
 			assert_close("gated", i, c[i], want * (double)v[i],
 			             7e-7 * fabs(want * (double)v[i]) + 1.3e-7 * (double)(v[i] * v[i]));
 		}
 		test_free(a);
 		test_free(b);
+		test_free(h);
 		test_free(c);
 	}
 	op_act(d, &x, &x, ACT_RELU);               /* in place */

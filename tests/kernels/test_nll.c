@@ -9,7 +9,7 @@ check_nll(struct dev *d, int64_t seqlen, int64_t sequences, int64_t width, int64
 	                                                                                                   F32, 3);
 	struct mat xm = upload(d, &x), wm = upload(d, &w), bm = upload(d, &b), ids = dev_mat(d, I32, 1,
 	                                                                                     tokens), nll = dev_mat(d, F32, 1, tokens);
-	enum dtype operand = math == MATH_BF16 ? BF16 : F32;
+	enum dtype operand = operand_of(math);
 	int32_t *id = test_malloc((size_t)tokens * sizeof(*id));
 	double *got;
 
@@ -51,8 +51,11 @@ losses_of_odd_shapes(void **state)
 	check_nll(d, 9, 30, 17, 300, BF16, true, MATH_F32);
 	check_nll(d, 257, 1, 33, 1029, F16, false, MATH_F32);
 	check_nll(d, 20, 2, 64, 777, BF16, false, MATH_BF16);
+	check_nll(d, 20, 2, 64, 777, F16, false, MATH_F16);
+	check_nll(d, 9, 30, 17, 300, BF16, true, MATH_F16);
 	check_nll(d, 3, 1, 9000, 600, BF16, false, MATH_F32);   /* a head of several panels */
 	check_nll(d, 3, 1, 3, 70000, BF16, true, MATH_BF16);    /* several panels of words */
+	check_nll(d, 3, 1, 3, 70000, F16, true, MATH_F16);
 	check_nll(d, 1100, 2, 2, 5, F32, false, MATH_F32);      /* several chunks of tokens */
 	dev_close(d);
 }

@@ -15,7 +15,7 @@ everything(struct dev *d, float *out, size_t *count)
 	                                                                                           3 * D), hm = upload(d, &head);
 	struct mat q = mat_cols(&qkv, 0, D), k = mat_cols(&qkv, D, D), u = mat_cols(&qkv, 2 * D,
 	                                                                            D), w1 = mat_rows(&wm, 0, D);
-	struct mat half = dev_mat(d, BF16, T, D), ids = dev_zeros(d, I32, 1, T), nll = dev_mat(d, F32, 1, T);
+	struct mat half = dev_mat(d, dev_operand(d) == F16 ? F16 : BF16, T, D), ids = dev_zeros(d, I32, 1, T), nll = dev_mat(d, F32, 1, T);
 	struct norm n = {.w = upload(d, &v), .eps = 1e-5f, .layer = true};
 	struct rope r = {.cos = upload(d, &c), .sin = upload(d, &s)};
 	struct attention a = {6, 6, 32, 0.2f, 0, 0, SEQ};
@@ -44,7 +44,7 @@ everything(struct dev *d, float *out, size_t *count)
 static void
 threads_do_not_show(void **state)
 {
-	static const enum math maths[] = {MATH_F32, MATH_BF16};
+	static const enum math maths[] = {MATH_F32, MATH_BF16, MATH_F16};
 	static const int threads[] = {1, 2, 3, 7};
 	float *one = test_malloc(600 * 1000 * sizeof(float)), *many = test_malloc(600 * 1000 * sizeof(float));
 	struct dev *d;
@@ -52,7 +52,7 @@ threads_do_not_show(void **state)
 	int i, k;
 
 	(void)state;
-	for (k = 0; k < 2; k++) {
+	for (k = 0; k < 3; k++) {
 		for (i = 0; i < 4; i++) {
 			d = device(threads[i], maths[k]);
 			everything(d, i == 0 ? one : many, i == 0 ? &n : &m);
@@ -78,7 +78,7 @@ mismatches_are_told(void **state)
 	} rows[] = {
 		{0, "linear: w is F32 [4,6], wanted F32|F16|BF16 [any,5]"},
 		{1, "linear: y is F32 [3,5], wanted F32 [3,4]"},
-		{2, "linear: x is I32 [3,5], wanted F32|BF16 [any,any]"},
+		{2, "linear: x is I32 [3,5], wanted F32|F16|BF16 [any,any]"},
 		{3, "linear: bias is F32 [1,5], wanted F32 [1,4]"},
 		{4, "linear: w is missing"},
 		{5, "norm_heads: the heads do not divide x's columns"},
@@ -90,6 +90,7 @@ mismatches_are_told(void **state)
 		{11, "norm: w is F32 [3,5], wanted F32 [1,5]"},
 		{12, "attention: the scale is not positive"},
 		{13, "add: x is not aligned"},
+		{14, "linear: x is not aligned"},
 	};
 	size_t i;
 
@@ -119,6 +120,7 @@ mismatches_are_told(void **state)
 		case 10: op_convert(d, &bytes, &x); break;
 		case 12: a.scale = 0; op_attention(d, &x, &x, &x, &x, &a); break;
 		case 13: small = mat_rows(&small, 0, 2); op_add(d, &small, &shifted, 1); break;
+		case 14: shifted.type = F16; op_linear(d, &y, &shifted, &w, NULL, false); break;
 		default: op_norm(d, &x, &x, &wrong); break;
 		}
 		assert_int_equal(dev_status(d), E_DATA);

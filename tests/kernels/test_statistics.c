@@ -1,25 +1,26 @@
 #include "tests/kernels/data.h"
 
+static const enum dtype activation_types[] = {F32, F16, BF16};
+
 /* ---- token weights ---- */
 
 static void
 tokens_are_scaled_to_unit_energy(void **state)
 {
 	static const int64_t widths[] = {1, 7, 576, 1025, 2100};
-	static const enum dtype types[] = {F32, BF16};
 	struct dev *d = device(2, MATH_F32);
 	int i, k;
 
 	(void)state;
 	for (i = 0; i < 5; i++) {
-		for (k = 0; k < 2; k++) {
-			struct host x = host_new(9, widths[i], types[k], 1);
+		for (k = 0; k < 3; k++) {
+			enum dtype type = activation_types[k];
+			struct host x = host_new(9, widths[i], type, 1);
 			struct mat xm, a = dev_mat(d, F32, 1, 9);
 			int64_t t, c;
 			double *got;
 
-			memset(x.bytes + 4 * widths[i] * (int64_t)dtype_size(types[k]), 0,
-			       (size_t)widths[i] * dtype_size(types[k]));
+			memset(x.bytes + 4 * widths[i] * (int64_t)dtype_size(type), 0, (size_t)widths[i] * dtype_size(type));
 			xm = upload(d, &x);
 			op_token_weight(d, &a, &xm);
 			got = download(d, &a);
@@ -53,7 +54,7 @@ operand(double v, double by, bool weighted, enum math math)
 {
 	float f = weighted ? (float)v * (float)by : (float)v;
 
-	return round_to((double)f, math == MATH_BF16 ? BF16 : F32);
+	return round_to((double)f, operand_of(math));
 }
 
 static void
@@ -101,15 +102,15 @@ static void
 moments_of_odd_shapes(void **state)
 {
 	static const int64_t shape[][2] = {{1, 1}, {1, 19}, {5, 257}, {300, 3}, {2049, 70}, {130, 300}};
-	static const enum math maths[] = {MATH_F32, MATH_BF16};
+	static const enum math maths[] = {MATH_F32, MATH_BF16, MATH_F16};
 	struct dev *d = device(2, MATH_F32);
 	int s, k;
 
 	(void)state;
 	for (s = 0; s < 6; s++) {
-		for (k = 0; k < 16; k++) {
-			struct moment_case c = {shape[s][0], shape[s][1], k & 1 ? BF16 : F32, maths[k >> 1 & 1],
-			                        k & 4, k & 8};
+		for (k = 0; k < 36; k++) {
+			struct moment_case c = {shape[s][0], shape[s][1], activation_types[k % 3], maths[k / 3 % 3],
+			                        k / 9 & 1, k / 18};
 
 			check_moments(d, &c);
 		}
@@ -122,11 +123,13 @@ static void
 a_gram_of_several_panels(void **state)
 {
 	struct dev *d = device(2, MATH_F32);
-	struct moment_case f32 = {2, 4100, F32, MATH_F32, true, false}, bf16 = {3, 4100, BF16, MATH_BF16, false, false};
+	static const struct moment_case rows[] = {
+		{2, 4100, F32, MATH_F32, true, false}, {3, 4100, BF16, MATH_BF16, false, false}, {3, 4100, F16, MATH_F16, false, false},
+	};
 
 	(void)state;
-	check_moments(d, &f32);
-	check_moments(d, &bf16);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		check_moments(d, &rows[i]);
 	dev_close(d);
 }
 
@@ -168,13 +171,13 @@ neither_threads_nor_cuts_show(void **state)
 		int threads;
 		int64_t piece;
 	} rows[] = {{2, 4500}, {3, 4500}, {1, 2048}, {2, 2048}, {3, 4096}};
-	static const enum math maths[] = {MATH_F32, MATH_BF16};
+	static const enum math maths[] = {MATH_F32, MATH_BF16, MATH_F16};
 	float *one = test_malloc(BYTES), *other = test_malloc(BYTES);
 	size_t i;
 	int k;
 
 	(void)state;
-	for (k = 0; k < 2; k++) {
+	for (k = 0; k < 3; k++) {
 		accumulate(one, 1, maths[k], 4500);
 		for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 			accumulate(other, rows[i].threads, maths[k], rows[i].piece);
@@ -183,6 +186,47 @@ neither_threads_nor_cuts_show(void **state)
 	}
 	test_free(one);
 	test_free(other);
+}
+
+/* Beyond 65504 fp16 is infinite, and the diagonal says whose activation it was, scaled or not; that of the cross statistics too where
+ * the other stream alone is. */
+static void
+activations_that_overflow_show_on_the_diagonal(void **state)
+{
+	enum { T = 5, N = 9, INPUT = 6 };
+	struct dev *d = device(2, MATH_F16);
+	struct host x = host_new(T, N, F32, 1), large = host_new(T, N, F32, 1);
+	struct mat a = dev_mat(d, F32, 1, T), from[2], to[2];
+	int unit, crossed, i;
+
+	(void)state;
+	large.v[2 * N + INPUT] = 70000;
+	write_number(large.bytes + (2 * N + INPUT) * 4, F32, 70000);
+	from[0] = upload(d, &x);
+	from[1] = upload(d, &large);
+	for (i = 0; i < 2; i++) {
+		to[i] = dev_mat(d, F16, T, N);
+		op_convert(d, &to[i], &from[i]);
+	}
+	for (unit = 0; unit < 2; unit++) {
+		for (crossed = 0; crossed < 2; crossed++) {
+			struct mat h = dev_zeros(d, F32, N, N), *seen = crossed ? &to[0] : &to[1];
+			double *got;
+
+			op_token_weight(d, &a, seen);
+			if (crossed)
+				op_cross(d, &h, &to[1], seen, unit ? &a : NULL);
+			else
+				op_gram(d, &h, seen, unit ? &a : NULL);
+			got = download(d, &h);
+			for (i = 0; i < N; i++)
+				assert_int_equal(isfinite(got[i * N + i]) != 0, i != INPUT);
+			test_free(got);
+		}
+	}
+	host_free(&x);
+	host_free(&large);
+	dev_close(d);
 }
 
 /* As a method reads the diagonal of its statistics, and clears inputs of its weights. */
@@ -227,7 +271,7 @@ mismatches_are_told(void **state)
 	static const char *const text[] = {
 		"gram: h is F32 [3,5], wanted F32 [5,5]",
 		"gram: a is F32 [1,5], wanted F32 [1,3]",
-		"cross: f is F32 [5,5], wanted F32|BF16 [3,5]",
+		"cross: f is F32 [5,5], wanted F32|F16|BF16 [3,5]",
 		"token_weight: a is F32 [1,5], wanted F32 [1,3]",
 	};
 	size_t i;
@@ -257,6 +301,7 @@ main(void)
 		cmocka_unit_test(moments_of_odd_shapes),
 		cmocka_unit_test(a_gram_of_several_panels),
 		cmocka_unit_test(neither_threads_nor_cuts_show),
+		cmocka_unit_test(activations_that_overflow_show_on_the_diagonal),
 		cmocka_unit_test(diagonals_and_columns_go_to_and_fro),
 		cmocka_unit_test(mismatches_are_told),
 	};

@@ -202,10 +202,10 @@ windows_do_not_see_each_other_nor_what_follows(void **state)
 static void
 threads_do_not_change_a_bit(void **state)
 {
-	static const enum math maths[] = {MATH_F32, MATH_BF16};
+	static const enum math maths[] = {MATH_F32, MATH_BF16, MATH_F16};
 
 	(void)state;
-	for (int m = 0; m < 2; m++) {
+	for (int m = 0; m < 3; m++) {
 		struct dev *d1 = device(1, maths[m]), *d2 = device(2, maths[m]);
 		struct golden a, b;
 
@@ -222,22 +222,33 @@ threads_do_not_change_a_bit(void **state)
 }
 
 static void
-bf16_products_stay_close(void **state)
+narrow_products_stay_close(void **state)
 {
-	struct dev *d = device(0, MATH_BF16);
-	struct golden g;
-	const struct tensor *logits;
-	double off;
+	static const struct {
+		enum math math;
+		const char *model;
+		double least, most;
+	} rows[] = {
+		{MATH_BF16, "llama-tied-bf16", 1e-4, 0.02},
+		{MATH_F16,  "llama-tied-bf16", 1e-5, 0.0025},
+		{MATH_F16,  "qwen2",           1e-5, 0.0025},
+		{MATH_F16,  "mistral",         1e-5, 0.0025},
+	};
 
 	(void)state;
-	golden_open(&g, "llama-tied-bf16");
-	run(&g, d, false, 0, g.n, g.seqlen);
-	logits = safetensors_find(&g.expected, "logits");
-	off = relative_difference(g.out, logits->p, g.room);
-	assert_true(off <= 0.02);
-	assert_true(off > 1e-4);
-	golden_close(&g);
-	dev_close(d);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct dev *d = device(0, rows[i].math);
+		struct golden g;
+		double off;
+
+		golden_open(&g, rows[i].model);
+		run(&g, d, false, 0, g.n, g.seqlen);
+		off = relative_difference(g.out, safetensors_find(&g.expected, "logits")->p, g.room);
+		if (!(off > rows[i].least && off <= rows[i].most))
+			fail_msg("%s: logits differ by %g", rows[i].model, off);
+		golden_close(&g);
+		dev_close(d);
+	}
 }
 
 /* ---- negative log-likelihood ---- */
@@ -536,7 +547,7 @@ main(void)
 		cmocka_unit_test(outputs_equal_transformers),
 		cmocka_unit_test(windows_do_not_see_each_other_nor_what_follows),
 		cmocka_unit_test(threads_do_not_change_a_bit),
-		cmocka_unit_test(bf16_products_stay_close),
+		cmocka_unit_test(narrow_products_stay_close),
 		cmocka_unit_test(nll_is_that_of_the_logits),
 		cmocka_unit_test(many_windows_come_in_chunks),
 		cmocka_unit_test(activations_beside_the_device_change_nothing),

@@ -170,8 +170,9 @@ measure(struct outcome *o, const char *more, int seqlen, size_t memory)
 	buf_release(&text);
 }
 
-static const char *const variants[] = {
-	"", ", qep: 0.5", ", propagate: original", ", true_sequential: false", ", actorder: group", ", preset: compat",
+static const struct variant variants[] = {
+	{"", "auto"}, {", qep: 0.5", "float16"}, {", propagate: original", "auto"}, {", true_sequential: false", "auto"},
+	{", qep: 0.5", "auto"}, {", actorder: group", "auto"}, {", preset: compat", "auto"}, {"", "bfloat16"}, {"", "float16"},
 };
 
 static void
@@ -254,6 +255,8 @@ dry_cards_tell_what_a_card_would_hold(void **state)
 	assert_ok(dev_dry(&d, &o));
 	assert_true(dev_is_dry(d));
 	assert_int_equal(dev_operand(d), BF16);
+	assert_int_equal(dev_math(d, MATH_F16), MATH_F16);
+	assert_int_equal(dev_operand(d), F16);
 	assert_int_equal(dev_tokens(d), 8192);
 	m = dev_mat(d, BF16, 1000, 1000);
 	assert_non_null(m.p);

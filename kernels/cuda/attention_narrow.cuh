@@ -1,9 +1,9 @@
-/* Attention with bf16 operands in tensor cores.  Included by attention.cu alone.
+/* Attention with operands of 16 bits, T (__half or __nv_bfloat16), in tensor cores.  Included by attention.cu alone.
  *
  * k and v are laid out once so that a tile of them is the image of shared memory.  A block holds 128 queries, eight warps of 16; a
  * ninth fetches tiles of keys and values ahead of them into rings of a few tiles. */
-#ifndef QJOB_KERNELS_CUDA_ATTENTION_BF16_CUH
-#define QJOB_KERNELS_CUDA_ATTENTION_BF16_CUH
+#ifndef QJOB_KERNELS_CUDA_ATTENTION_NARROW_CUH
+#define QJOB_KERNELS_CUDA_ATTENTION_NARROW_CUH
 
 #include <math.h>
 
@@ -19,17 +19,10 @@ enum {
 	USER_REGISTERS = 240,        /* with the others' 24, and 128 threads of each warpgroup, all that a multiprocessor has */
 };
 
-/* ---- bf16 operands ---- */
-
-__device__ __forceinline__ uint32_t
-pack_pair(float low, float high)
-{
-	__nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-
-	return *(uint32_t *)&pair;
-}
+/* ---- operands ---- */
 
 /* Eight columns from col on of a head, rounded; zero past its width. */
+template <class T>
 __device__ __forceinline__ uint4
 read_eight(const struct floats &m, int64_t row, int head, int col, int width)
 {
@@ -44,16 +37,17 @@ read_eight(const struct floats &m, int64_t row, int head, int col, int width)
 		for (int i = 0; i < 8; i++)
 			x[i] = col + i < width ? from[i] : 0.f;
 	}
-	return make_uint4(pack_pair(x[0], x[1]), pack_pair(x[2], x[3]), pack_pair(x[4], x[5]), pack_pair(x[6], x[7]));
+	return make_uint4(pack_pair<T>(x[0], x[1]), pack_pair<T>(x[2], x[3]), pack_pair<T>(x[4], x[5]), pack_pair<T>(x[6], x[7]));
 }
 
 /* A thread per chunk of keys (y 0) or values (y 1): rows of an image are swizzled by position, as tile_offset does. */
+template <class T>
 static __global__ void __launch_bounds__(256)
 make_images(struct job j, int kv_heads, int panels)
 {
 	int chunks = panels * 8, chunk, head, position;
 	int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, token;
-	__nv_bfloat16 *image = (__nv_bfloat16 *)(blockIdx.y ? j.values : j.keys);
+	uint16_t *image = (uint16_t *)(blockIdx.y ? j.values : j.keys);
 
 	chunk = (int)(i % chunks);
 	head = (int)(i / chunks % kv_heads);
@@ -62,7 +56,7 @@ make_images(struct job j, int kv_heads, int panels)
 		return;
 	position = (int)(token % j.seqlen);
 	image += (((int64_t)head * panels + chunk / 8) * j.tokens + token) * 64 + ((chunk ^ position) & 7) * 8;
-	*(uint4 *)image = read_eight(blockIdx.y ? j.v : j.k, token, head, chunk * 8, j.width);
+	*(uint4 *)image = read_eight<T>(blockIdx.y ? j.v : j.k, token, head, chunk * 8, j.width);
 }
 
 /* ---- a block's shared memory ---- */
@@ -117,7 +111,7 @@ template <int PANELS, int KEYS>
 __device__ __forceinline__ void
 fetch_tile(const struct job &j, int kind, uint32_t to, int head, int64_t row, int n, uint32_t full)
 {
-	const __nv_bfloat16 *from = (kind == KEY ? j.keys : j.values) + ((int64_t)head * PANELS * j.tokens + row) * 64;
+	const uint16_t *from = (kind == KEY ? j.keys : j.values) + ((int64_t)head * PANELS * j.tokens + row) * 64;
 
 #if HAS_WGMMA
 	barrier_expect(full, (uint32_t)(PANELS * n * 128));
@@ -165,7 +159,7 @@ fetch_tiles(const struct job &j, const struct place &at, uint32_t room, int last
  * Registers i of scores and sums: column i / 4 * 8 + lane % 4 * 2 + i % 2 of row lane / 4 + i / 2 % 2 * 8. */
 
 /* s = q k^T; under wgmma it is only begun. */
-template <int WIDTH, int KEYS>
+template <class T, int WIDTH, int KEYS>
 __device__ __forceinline__ void
 score_keys(float (&s)[KEYS / 2], uint32_t q, uint32_t k, int warp)
 {
@@ -176,8 +170,8 @@ score_keys(float (&s)[KEYS / 2], uint32_t q, uint32_t k, int warp)
 	wgmma_begin();
 	#pragma unroll
 	for (int i = 0; i < WIDTH / 16; i++)
-		wgmma_rows(s, describe(rows + i / 4 * QUERIES * 128 + i % 4 * 32, 16),
-		           describe(k + i / 4 * KEYS * 128 + i % 4 * 32, 16), i > 0);
+		wgmma_rows<T>(s, describe(rows + i / 4 * QUERIES * 128 + i % 4 * 32, 16),
+		              describe(k + i / 4 * KEYS * 128 + i % 4 * 32, 16), i > 0);
 	wgmma_commit();
 #else
 	int lane = threadIdx.x % 32;
@@ -193,15 +187,15 @@ score_keys(float (&s)[KEYS / 2], uint32_t q, uint32_t k, int warp)
 		#pragma unroll
 		for (int n = 0; n < KEYS / 16; n++) {
 			load_rows(b, k + tile_offset(KEYS, n * 16 + lane / 16 * 8 + lane % 8, i * 2 + lane / 8 % 2));
-			mma(s, n * 8, a, 0, b[0], b[1]);
-			mma(s, n * 8 + 4, a, 0, b[2], b[3]);
+			mma<T>(s, n * 8, a, 0, b[0], b[1]);
+			mma<T>(s, n * 8 + 4, a, 0, b[2], b[3]);
 		}
 	}
 #endif
 }
 
 /* o += p v; under wgmma it is only begun, and p must stay as it is. */
-template <int WIDTH, int KEYS>
+template <class T, int WIDTH, int KEYS>
 __device__ __forceinline__ void
 weigh_values(float (&o)[WIDTH / 2], const uint32_t (&p)[KEYS / 4], uint32_t v)
 {
@@ -215,13 +209,13 @@ weigh_values(float (&o)[WIDTH / 2], const uint32_t (&p)[KEYS / 4], uint32_t v)
 		uint32_t a0 = p[4 * i], a1 = p[4 * i + 1], a2 = p[4 * i + 2], a3 = p[4 * i + 3], rows = v + i * 16 * 128;
 
 		if constexpr (WIDTH == 64)
-			wgmma_columns_64<0>(o, a0, a1, a2, a3, describe(rows, PANEL));
+			wgmma_columns_64<T, 0>(o, a0, a1, a2, a3, describe(rows, PANEL));
 		else
-			wgmma_columns_128<0>(o, a0, a1, a2, a3, describe(rows, PANEL));
+			wgmma_columns_128<T, 0>(o, a0, a1, a2, a3, describe(rows, PANEL));
 		if constexpr (WIDTH == 192)
-			wgmma_columns_64<64>(o, a0, a1, a2, a3, describe(rows + 2 * PANEL, PANEL));
+			wgmma_columns_64<T, 64>(o, a0, a1, a2, a3, describe(rows + 2 * PANEL, PANEL));
 		if constexpr (WIDTH == 256)
-			wgmma_columns_128<64>(o, a0, a1, a2, a3, describe(rows + 2 * PANEL, PANEL));
+			wgmma_columns_128<T, 64>(o, a0, a1, a2, a3, describe(rows + 2 * PANEL, PANEL));
 	}
 	wgmma_commit();
 #else
@@ -234,8 +228,8 @@ weigh_values(float (&o)[WIDTH / 2], const uint32_t (&p)[KEYS / 4], uint32_t v)
 			uint32_t b[4];
 
 			load_columns(b, v + tile_offset(KEYS, i * 16 + lane % 16, n * 2 + lane / 16));
-			mma(o, n * 8, p, i * 4, b[0], b[1]);
-			mma(o, n * 8 + 4, p, i * 4, b[2], b[3]);
+			mma<T>(o, n * 8, p, i * 4, b[0], b[1]);
+			mma<T>(o, n * 8 + 4, p, i * 4, b[2], b[3]);
 		}
 	}
 #endif
@@ -322,13 +316,13 @@ weigh_scores(float (&s)[N], struct softmax &m, float (&by)[2], float scale)
 }
 
 /* Weights as the operand a of the next product: registers of 16 columns are those of two 8-column blocks, two by two. */
-template <int N>
+template <class T, int N>
 __device__ __forceinline__ void
 round_weights(uint32_t (&p)[N / 2], const float (&s)[N])
 {
 	#pragma unroll
 	for (int i = 0; i < N / 2; i++)
-		p[i] = pack_pair(s[2 * i], s[2 * i + 1]);
+		p[i] = pack_pair<T>(s[2 * i], s[2 * i + 1]);
 }
 
 template <int N>
@@ -357,11 +351,11 @@ meet_scores(const struct job &j, float (&s)[KEYS / 2], struct softmax &m, float 
 	weigh_scores(s, m, by, scale);
 }
 
-/* ---- a block of bf16 ---- */
+/* ---- a block ---- */
 
 /* By the warps that compute.  The first tile may end with the sequence: weights there are 0, and so must values be, since
  * 0 times what is left in shared memory may be NaN. */
-template <int WIDTH, int KEYS>
+template <class T, int WIDTH, int KEYS>
 __device__ __forceinline__ void
 load_queries(const struct job &j, const struct place &at, uint32_t q, uint32_t v, int keys)
 {
@@ -373,7 +367,7 @@ load_queries(const struct job &j, const struct place &at, uint32_t q, uint32_t v
 		uint4 x = make_uint4(0, 0, 0, 0);
 
 		if (row < at.count)
-			x = read_eight(j.q, at.start + at.first + row, at.head, chunk * 8, j.width);
+			x = read_eight<T>(j.q, at.start + at.first + row, at.head, chunk * 8, j.width);
 		store_16(q + tile_offset(QUERIES, row, chunk), x);
 	}
 	for (int i = keys * CHUNKS + threadIdx.x; i < KEYS * CHUNKS; i += USERS)
@@ -404,7 +398,7 @@ write_sums(const struct job &j, const struct place &at, const float (&o)[N], con
 
 /* Weights of a tile are summed while the scores of the next are computed and made weights; mma.sync, which waits for its result
  * anyhow, sums them at once and so needs no registers for both. */
-template <class RING, int WIDTH, int KEYS, int STAGES>
+template <class T, class RING, int WIDTH, int KEYS, int STAGES>
 __device__ __forceinline__ void
 use_tiles(const struct job &j, const struct place &at, uint32_t room, int last, int tiles, int warp)
 {
@@ -415,16 +409,16 @@ use_tiles(const struct job &j, const struct place &at, uint32_t room, int last, 
 
 #if HAS_WGMMA
 	barrier_wait(barrier_at<RING, STAGES>(room, KEY, true, 0), 0);
-	score_keys<WIDTH, KEYS>(s, room, tile_at<RING, STAGES>(room, KEY, 0), warp);
+	score_keys<T, WIDTH, KEYS>(s, room, tile_at<RING, STAGES>(room, KEY, 0), warp);
 	finish<0>(s);
 	release_tile(barrier_at<RING, STAGES>(room, KEY, false, 0));
 	meet_scores<KEYS>(j, s, m, by, query, last * KEYS);
-	round_weights(p, s);
+	round_weights<T>(p, s);
 	for (i = 1; i < tiles; i++) {
 		barrier_wait(barrier_at<RING, STAGES>(room, KEY, true, i), i / STAGES & 1);
-		score_keys<WIDTH, KEYS>(s, room, tile_at<RING, STAGES>(room, KEY, i), warp);
+		score_keys<T, WIDTH, KEYS>(s, room, tile_at<RING, STAGES>(room, KEY, i), warp);
 		barrier_wait(barrier_at<RING, STAGES>(room, VALUE, true, i - 1), (i - 1) / STAGES & 1);
-		weigh_values<WIDTH, KEYS>(o, p, tile_at<RING, STAGES>(room, VALUE, i - 1));
+		weigh_values<T, WIDTH, KEYS>(o, p, tile_at<RING, STAGES>(room, VALUE, i - 1));
 		finish<1>(s);
 		release_tile(barrier_at<RING, STAGES>(room, KEY, false, i));
 		meet_scores<KEYS>(j, s, m, by, query, (last - i) * KEYS);
@@ -436,21 +430,21 @@ use_tiles(const struct job &j, const struct place &at, uint32_t room, int last, 
 		hold(p);
 		release_tile(barrier_at<RING, STAGES>(room, VALUE, false, i - 1));
 		scale_rows(o, by);
-		round_weights(p, s);
+		round_weights<T>(p, s);
 	}
 	barrier_wait(barrier_at<RING, STAGES>(room, VALUE, true, i - 1), (i - 1) / STAGES & 1);
-	weigh_values<WIDTH, KEYS>(o, p, tile_at<RING, STAGES>(room, VALUE, i - 1));
+	weigh_values<T, WIDTH, KEYS>(o, p, tile_at<RING, STAGES>(room, VALUE, i - 1));
 	finish<0>(o);
 #else
 	for (i = 0; i < tiles; i++) {
 		barrier_wait(barrier_at<RING, STAGES>(room, KEY, true, i), i / STAGES & 1);
-		score_keys<WIDTH, KEYS>(s, room, tile_at<RING, STAGES>(room, KEY, i), warp);
+		score_keys<T, WIDTH, KEYS>(s, room, tile_at<RING, STAGES>(room, KEY, i), warp);
 		release_tile(barrier_at<RING, STAGES>(room, KEY, false, i));
 		meet_scores<KEYS>(j, s, m, by, query, (last - i) * KEYS);
 		scale_rows(o, by);
-		round_weights(p, s);
+		round_weights<T>(p, s);
 		barrier_wait(barrier_at<RING, STAGES>(room, VALUE, true, i), i / STAGES & 1);
-		weigh_values<WIDTH, KEYS>(o, p, tile_at<RING, STAGES>(room, VALUE, i));
+		weigh_values<T, WIDTH, KEYS>(o, p, tile_at<RING, STAGES>(room, VALUE, i));
 		release_tile(barrier_at<RING, STAGES>(room, VALUE, false, i));
 	}
 #endif
@@ -458,9 +452,9 @@ use_tiles(const struct job &j, const struct place &at, uint32_t room, int last, 
 }
 
 /* One block per multiprocessor, for its registers: scores, weights and sums of a thread take 160 of them at a width of 128. */
-template <int WIDTH, int KEYS, int STAGES>
+template <class T, int WIDTH, int KEYS, int STAGES>
 static __global__ void __launch_bounds__(THREADS, 1)
-attend_bf16(const __grid_constant__ struct job j)
+attend_narrow(const __grid_constant__ struct job j)
 {
 	using RING = ring<WIDTH, KEYS, STAGES>;
 	extern __shared__ char shared[];
@@ -473,7 +467,7 @@ attend_bf16(const __grid_constant__ struct job j)
 		init_barriers<RING, STAGES>(room);
 		fetch_tiles<RING, KEYS, STAGES>(j, at, room, last, 0, min(STAGES, tiles));
 	} else if (warp < WARPS) {
-		load_queries<WIDTH, KEYS>(j, at, room, tile_at<RING, STAGES>(room, VALUE, 0), min(KEYS, j.seqlen - last * KEYS));
+		load_queries<T, WIDTH, KEYS>(j, at, room, tile_at<RING, STAGES>(room, VALUE, 0), min(KEYS, j.seqlen - last * KEYS));
 		publish_stores();
 	}
 	__syncthreads();
@@ -487,7 +481,7 @@ attend_bf16(const __grid_constant__ struct job j)
 #if HAS_WGMMA
 		take_registers<USER_REGISTERS>();
 #endif
-		use_tiles<RING, WIDTH, KEYS, STAGES>(j, at, room, last, tiles, warp);
+		use_tiles<T, RING, WIDTH, KEYS, STAGES>(j, at, room, last, tiles, warp);
 	}
 }
 
