@@ -181,7 +181,7 @@ has_driver(void)
 }
 
 static int
-choose_cuda(void **library, const struct backend **be, const struct isa *isa)
+has_cuda(void)
 {
 	struct buf path = {0};
 	int e = find_library(&path, "libqjob-cuda.so");
@@ -200,12 +200,30 @@ finds_card(void **library, const struct backend **be, const struct dev_options *
 {
 	char text[1024] = "";
 
-	if (choose_cuda(library, be, isa) != E_OK)
+	if (has_cuda() != E_OK || load_backend(library, be, "cuda", isa) != E_OK)
 		return false;
 	if ((*be)->facts(o, text, sizeof(text)) == 0)
 		return true;
 	dlclose(*library);
 	return false;
+}
+
+bool
+dev_passed_over(char *text, size_t size)
+{
+	const struct dev_options o = {.name = "cuda"};
+	const struct backend *be;
+	const struct isa *isa;
+	void *library;
+
+	if (has_cuda() != E_OK || isa_find(&isa, NULL) != E_OK)
+		return false;
+	if (finds_card(&library, &be, &o, isa)) {
+		dlclose(library);
+		return false;
+	}
+	snprintf(text, size, "%s", err_text());
+	return true;
 }
 
 /* Checks the options and loads what they name; options come out with the device and the instruction set named. */
@@ -225,7 +243,9 @@ choose(void **library, const struct backend **be, struct dev_options *o)
 		return e;
 	o->isa = isa->name;
 	if (is_cuda(name)) {
-		e = choose_cuda(library, be, isa);
+		e = has_cuda();
+		if (e == E_OK)
+			e = load_backend(library, be, "cuda", isa);
 		return e != E_OK ? err_in(e, "device %s", name) : E_OK;
 	}
 	o->name = "cuda";

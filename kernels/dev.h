@@ -49,6 +49,8 @@ const char *dev_name(const struct dev *d);       /* "cpu", "cuda:0" */
  * library version and instruction set that can change bytes.  Opens no device and, when the answer is
  * remembered by the caller, need not be asked at all.  Appends to text (capacity size), E_USE for an unknown name. */
 int dev_facts(const struct dev_options *o, char *text, size_t size);
+/* Whether "auto" passes over a card although an NVIDIA driver and a backend for it are there; then text (capacity size) says why. */
+bool dev_passed_over(char *text, size_t size);
 
 /* For people: what this kind of device ("cpu", "cuda") finds here, a line each: cards, drivers, libraries, or the reason why there
  * is none.  Appends to text (capacity size). */

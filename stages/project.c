@@ -150,6 +150,14 @@ fail:
 	return NULL;
 }
 
+bool
+project_passed_over(const struct project *p, char *text, size_t size)
+{
+	bool is_auto = !p->device.name || strcmp(p->device.name, "auto") == 0;
+
+	return is_auto && strncmp(p->device_facts, "device cpu", 10) == 0 && dev_passed_over(text, size);
+}
+
 int
 project_prepare(const struct project *p)
 {

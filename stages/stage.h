@@ -73,6 +73,8 @@ struct dev_options;
  * problems go to d; NULL when any.  s and tree must outlive the project. */
 struct project *project_open(const struct settings *s, const struct yaml *tree, const struct dev_options *o, struct diag *d);
 void project_close(struct project *p);
+/* Whether the CPU computes because a card that is there cannot be used; then text (capacity size) says why. */
+bool project_passed_over(const struct project *p, char *text, size_t size);
 /* Before a run: writes what inputs are still to be made of (the data of a synthetic model). */
 int project_prepare(const struct project *p);
 /* Declares every node of every stage. */

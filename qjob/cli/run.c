@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -245,6 +246,16 @@ say_up_to_date(const struct running *run, const struct variant *of, const struct
 	return EXIT_OK;
 }
 
+/* That a run took minutes for seconds should not be found out from its report. */
+static void
+warn_of_cpu(const struct project *p)
+{
+	char why[1024];
+
+	if (project_passed_over(p, why, sizeof(why)))
+		fprintf(stderr, "warning: the CPU computes, since no card can be used: %s\n", why);
+}
+
 static int
 run_variant(struct running *run, const struct variant *of)
 {
@@ -261,6 +272,8 @@ run_variant(struct running *run, const struct variant *of)
 		return code;
 	}
 	code = variant_open(&v, &run->s, of);
+	if (code < 0)
+		warn_of_cpu(v.project);
 	if (code < 0 && project_prepare(v.project) < 0)
 		code = report_error(E_SYS);
 	if (code < 0) {
