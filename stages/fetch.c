@@ -1,12 +1,18 @@
 /* fetch: the model's files, each digested where it lies.
  *
- * A file of tensors exports one digest a tensor, by name; any other file exports "content".  Nothing is copied: later
- * stages read the mapping.  A local file has no key of its own; what follows is keyed by the digests. */
+ * A file of tensors exports one digest a tensor, by name: the SHA-256 of a text with its type, its shape and the digests of its
+ * chunks (qjob/base/chunks.h), in which neither the file nor the place in it is told:
+ *
+ *     qjob-tensor 1
+ *     BF16 151936 3584
+ *     9f2c...                                                   a line for each chunk
+ *
+ * Any other file exports "content", the SHA-256 of its bytes.  Nothing is copied: later stages read the mapping.  A local file has
+ * no key of its own; what follows is keyed by the digests. */
 #include <inttypes.h>
-#include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "qjob/base/chunks.h"
 #include "qjob/base/err.h"
 #include "qjob/base/hash.h"
 #include "qjob/base/pool.h"
@@ -25,100 +31,58 @@ expand(struct graph *g, const struct project *p)
 	return 0;
 }
 
-/* Of what a tensor is, not of its bytes alone: the same bytes in another type or shape are other numbers. */
-static void
-digest_tensor(const struct tensor *t, char hex[SHA256_HEX])
-{
-	struct sha256 *h = sha256_new();
-	struct buf kind = {0};
-
-	buf_puts(&kind, dtype_name(t->type));
-	for (int i = 0; i < t->rank; i++)
-		buf_printf(&kind, " %" PRId64, t->shape[i]);
-	buf_puts(&kind, "\n");
-	sha256_add(h, kind.p, kind.n);
-	sha256_add(h, t->p, t->bytes);
-	sha256_end(h, hex);
-	buf_release(&kind);
-}
-
-/* The tensors of a file while several threads digest them; the largest start first, since one digest cannot be shared out. */
-struct digests {
+/* A file of tensors while it is digested. */
+struct reading {
 	struct job *job;
-	const struct safetensors *s;
-	size_t *order;               /* numbers of tensors by falling size */
-	char (*hex)[SHA256_HEX];     /* by number */
-	atomic_size_t bytes;         /* done */
-};
-
-struct sized {
-	size_t bytes, number;
+	struct chunks chunks;        /* a range for each tensor, in the file's order */
 };
 
 static int
-by_size(const void *a, const void *b)
+watch(void *own, size_t bytes)
 {
-	const struct sized *x = a, *y = b;
+	struct reading *r = own;
+	struct job *job = r->job;
 
-	if (x->bytes != y->bytes)
-		return x->bytes > y->bytes ? -1 : 1;
-	return x->number < y->number ? -1 : 1;
-}
-
-static size_t *
-largest_first(const struct safetensors *s)
-{
-	struct sized *v = mem_new(s->n + 1, sizeof(*v));
-	size_t *order = mem_new(s->n + 1, sizeof(*order));
-
-	for (size_t i = 0; i < s->n; i++)
-		v[i] = (struct sized){s->v[i].bytes, i};
-	qsort(v, s->n, sizeof(*v), by_size);
-	for (size_t i = 0; i < s->n; i++)
-		order[i] = v[i].number;
-	free(v);
-	return order;
-}
-
-static int
-digest_piece(void *own, size_t i)
-{
-	struct digests *all = own;
-	const struct tensor *t = &all->s->v[all->order[i]];
-
-	digest_tensor(t, all->hex[all->order[i]]);
-	atomic_fetch_add(&all->bytes, t->bytes);
-	return 0;
-}
-
-static int
-watch(void *own, size_t done)
-{
-	struct digests *all = own;
-	struct job *job = all->job;
-
-	(void)done;
 	if (job->host->stop(job))
 		return err_set(E_SYS, "interrupted");
-	job->host->progress(job, (double)atomic_load(&all->bytes), (double)all->s->view.n, NULL);
+	job->host->progress(job, (double)bytes, (double)r->chunks.bytes, NULL);
 	return 0;
 }
 
-/* Declared in the file's order, whichever was ready first. */
+/* Of what a tensor is, not of its bytes alone: the same bytes in another type or shape are other numbers. */
+static void
+digest_tensor(const struct tensor *t, const struct chunks *c, size_t range, char hex[SHA256_HEX])
+{
+	struct buf text = {0};
+
+	buf_printf(&text, "qjob-tensor 1\n%s", dtype_name(t->type));
+	for (int i = 0; i < t->rank; i++)
+		buf_printf(&text, " %" PRId64, t->shape[i]);
+	buf_puts(&text, "\n");
+	chunks_list(c, range, &text);
+	sha256_of(text.p, text.n, hex);
+	buf_release(&text);
+}
+
+/* One tensor may be most of a file (an embedding): threads share chunks, not tensors. */
 static int
 digest_tensors(struct job *job, const struct safetensors *s)
 {
-	struct digests all = {.job = job, .s = s, .order = largest_first(s), .hex = mem_new(s->n + 1, sizeof(*all.hex))};
+	struct reading r = {.job = job};
+	char hex[SHA256_HEX];
 	int rc;
 
-	/* Blocks wait for their own file alone. */
-	project_turn(job->project);
-	rc = pool_watch(s->n, pool_threads(), digest_piece, &all, watch);
+	for (size_t i = 0; i < s->n; i++)
+		chunks_add(&r.chunks, s->v[i].p, s->v[i].bytes);
+	project_turn(job->project, job->node->index);
+	rc = chunks_digest(&r.chunks, pool_threads(), watch, &r);
 	project_turn_over(job->project);
-	for (size_t i = 0; i < s->n && rc == 0; i++)
-		job->host->exports(job, s->v[i].name, all.hex[i]);
-	free(all.order);
-	free(all.hex);
+	file_forget(s->view.p, s->view.n);
+	for (size_t i = 0; i < s->n && rc == 0; i++) {
+		digest_tensor(&s->v[i], &r.chunks, i, hex);
+		job->host->exports(job, s->v[i].name, hex);
+	}
+	chunks_release(&r.chunks);
 	return rc;
 }
 
@@ -142,7 +106,7 @@ run(struct job *job)
 
 const struct stage stage_fetch = {
 	.name = "fetch",
-	.version = 1,
+	.version = 2,
 	.help = "the model's files: headers checked, tensors digested",
 	.expand = expand,
 	.run = run,

@@ -125,7 +125,8 @@ project_open(const struct settings *s, const struct yaml *tree, const struct dev
 	struct project *p = mem_new(1, sizeof(*p));
 	size_t before = d->n;
 
-	pthread_mutex_init(&p->turn, NULL);
+	pthread_mutex_init(&p->turn.lock, NULL);
+	pthread_cond_init(&p->turn.over, NULL);
 	p->s = s;
 	p->device = *o;
 	s->method->wish(s->method_params, &p->wish);
@@ -179,13 +180,9 @@ project_close(struct project *p)
 	}
 	for (size_t i = 0; i < p->ninputs; i++)
 		free(p->inputs[i]);
-	for (struct room *r = p->rooms, *next; r; r = next) {
-		next = r->next;
-		free(r);
-	}
-	if (p->dev)
-		dev_close(p->dev);
-	pthread_mutex_destroy(&p->turn);
+	project_cool(p);
+	pthread_cond_destroy(&p->turn.over);
+	pthread_mutex_destroy(&p->turn.lock);
 	weights_close(&p->weights);
 	free(p->files);
 	free(p->inputs);
@@ -216,19 +213,44 @@ project_dev(const struct project *p, struct dev **d)
 	return 0;
 }
 
-/* ---- rooms ---- */
+/* ---- turns ---- */
+
+static void
+line_up(struct waiter **first, struct waiter *w)
+{
+	while (*first && (*first)->index <= w->index)
+		first = &(*first)->next;
+	w->next = *first;
+	*first = w;
+}
 
 void
-project_turn(const struct project *p)
+project_turn(const struct project *p, int index)
 {
-	pthread_mutex_lock(&((struct project *)p)->turn);
+	struct project *own = (struct project *)p;
+	struct waiter me = {.index = index};
+
+	pthread_mutex_lock(&own->turn.lock);
+	line_up(&own->turn.first, &me);
+	while (own->turn.taken || own->turn.first != &me)
+		pthread_cond_wait(&own->turn.over, &own->turn.lock);
+	own->turn.first = me.next;
+	own->turn.taken = true;
+	pthread_mutex_unlock(&own->turn.lock);
 }
 
 void
 project_turn_over(const struct project *p)
 {
-	pthread_mutex_unlock(&((struct project *)p)->turn);
+	struct project *own = (struct project *)p;
+
+	pthread_mutex_lock(&own->turn.lock);
+	own->turn.taken = false;
+	pthread_cond_broadcast(&own->turn.over);
+	pthread_mutex_unlock(&own->turn.lock);
 }
+
+/* ---- rooms ---- */
 
 struct room *
 project_room(const struct project *p, size_t size)

@@ -37,6 +37,12 @@ struct demand {
 	size_t device, host;
 };
 
+/* Who waits for project_turn; on its thread's stack. */
+struct waiter {
+	struct waiter *next;
+	int index;
+};
+
 struct project {
 	const struct settings *s;
 	struct weights weights;
@@ -52,7 +58,12 @@ struct project {
 	} memory;                      /* predicted: memory_predict */
 	struct dev *dev;               /* opened at first use: project_dev */
 	struct room *rooms;            /* beside it: project_room */
-	pthread_mutex_t turn;          /* project_turn */
+	struct {
+		pthread_mutex_t lock;
+		pthread_cond_t over;           /* a turn is */
+		struct waiter *first;          /* by rising index; NULL: nobody waits */
+		bool taken;
+	} turn;                        /* project_turn */
 	char **inputs;                 /* absolute */
 	size_t ninputs;
 };
@@ -72,9 +83,13 @@ struct room {
 struct room *project_room(const struct project *p, size_t size);
 void room_back(struct room *r);
 void project_warm(const struct project *p);
+/* Closes the device with its rooms; whoever wants it again opens another. */
+void project_cool(const struct project *p);
 
-/* For work that uses all processors by itself: one has them at a time, so that the first is done early instead of all of them late. */
-void project_turn(const struct project *p);
+/* For work that uses all processors by itself: one has them at a time, so that the first is done early instead of all of them late.
+ * project_turn returns when the turn is the caller's.  A turn that is free is taken at once; one that ends goes to the lowest index
+ * that waits then, whoever came first: blocks need files in order.  Call from any thread; project_turn_over must follow. */
+void project_turn(const struct project *p, int index);
 void project_turn_over(const struct project *p);
 
 /* Choices of one block: first and count. */

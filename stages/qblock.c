@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "qjob/base/chunks.h"
 #include "qjob/base/err.h"
 #include "qjob/base/json.h"
 #include "qjob/base/pool.h"
@@ -125,43 +126,6 @@ pieces(const char *name, const struct qlinear *q, struct piece v[PIECES])
 
 /* ---- its digest ---- */
 
-static const size_t CHUNK = (size_t)4 << 20;
-
-/* Bytes that are digested by themselves. */
-struct chunk {
-	const unsigned char *p;
-	size_t n;
-	char hex[SHA256_HEX];
-};
-
-struct chunks {
-	struct chunk *v;
-	size_t n, cap;
-};
-
-static void
-add_chunks(struct chunks *to, const struct piece *piece)
-{
-	size_t bytes = tensor_bytes(&piece->t);
-
-	for (size_t at = 0; at < bytes; at += CHUNK) {
-		if (to->n == to->cap) {
-			to->cap = to->cap ? 2 * to->cap : 64;
-			to->v = mem_grow(to->v, to->cap, sizeof(*to->v));
-		}
-		to->v[to->n++] = (struct chunk){.p = (const unsigned char *)piece->p + at, .n = bytes - at < CHUNK ? bytes - at : CHUNK};
-	}
-}
-
-static int
-digest_chunk(void *own, size_t i)
-{
-	struct chunk *v = own;
-
-	sha256_of(v[i].p, v[i].n, v[i].hex);
-	return 0;
-}
-
 /* Of a text that lists the tensors in order, each with the digests of its chunks: it says what the file says, and a block
  * that has not been written yet has it as well. */
 static void
@@ -170,24 +134,23 @@ digest_linears(const struct qlinear *q, const char *const *names, size_t n, char
 	struct piece v[PARTS * PIECES];
 	struct chunks chunks = {0};
 	struct buf text = {0};
-	size_t count = 0, k = 0;
+	size_t count = 0;
 
 	for (size_t i = 0; i < n; i++)
 		count += pieces(names[i], &q[i], v + count);
 	for (size_t i = 0; i < count; i++)
-		add_chunks(&chunks, &v[i]);
-	pool_run(chunks.n, pool_threads(), digest_chunk, chunks.v);
+		chunks_add(&chunks, v[i].p, tensor_bytes(&v[i].t));
+	chunks_digest(&chunks, pool_threads(), NULL, NULL);
 	buf_puts(&text, "qjob-block 1\n");
 	for (size_t i = 0; i < count; i++) {
 		buf_printf(&text, "%s %s %lld %lld\n", v[i].t.name, dtype_name(v[i].t.type), (long long)v[i].t.shape[0],
 		           v[i].t.rank > 1 ? (long long)v[i].t.shape[1] : 1);
-		for (size_t at = 0; at < tensor_bytes(&v[i].t); at += CHUNK)
-			buf_printf(&text, "%s\n", chunks.v[k++].hex);
+		chunks_list(&chunks, i, &text);
 		free(v[i].t.name);
 	}
 	sha256_of(text.p, text.n, hex);
 	buf_release(&text);
-	free(chunks.v);
+	chunks_release(&chunks);
 }
 
 void
