@@ -138,7 +138,7 @@ rehearse_stream(const struct project *p, struct dev *d, const struct layout *l)
 	int32_t *ids;
 	struct block b;
 
-	s.math = dev_math(d, stream_math(p));
+	dev_math(d, stream_math(p));
 	stream_take(&s, p, l);
 	s.tokens = s.h.rows = s.f.rows = held_next(&s.h, 0);
 	ids = mem_new((size_t)s.tokens, sizeof(*ids));

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "qjob/base/err.h"
+#include "qjob/base/file.h"
 #include "qjob/base/pool.h"
 #include "stages/pack/format.h"
 #include "stages/pack/kernel.h"
@@ -290,6 +291,8 @@ write_batch(struct writer *w)
 
 		if (rc == 0)
 			rc = write_bytes(w, from->p ? from->p : from->t->t.p, from->t->t.bytes);
+		if (!from->p)
+			file_forget(from->t->t.p, from->t->t.bytes);
 		free(from->p);
 	}
 	return rc;

@@ -288,6 +288,21 @@ project_warm(const struct project *p)
 	project_dev(p, &d);
 }
 
+void
+project_cool(const struct project *p)
+{
+	struct project *own = (struct project *)p;
+
+	for (struct room *r = own->rooms, *next; r; r = next) {
+		next = r->next;
+		free(r);
+	}
+	own->rooms = NULL;
+	if (own->dev)
+		dev_close(own->dev);
+	own->dev = NULL;
+}
+
 const struct choice *
 project_block(const struct project *p, int block, size_t *n)
 {

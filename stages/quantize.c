@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "qjob/base/err.h"
+#include "qjob/base/file.h"
 #include "qjob/base/hash.h"
 #include "stages/pack/format.h"
 #include "stages/qblock.h"
@@ -357,6 +358,7 @@ work_open(struct work *w, struct job *job)
 	} else if (p->wish.needs) {
 		char from[32];
 
+		dev_math(w->d, stream_math(p));      /* in which they came about */
 		snprintf(from, sizeof(from), "calibrate/%d", job->node->index);
 		rc = safetensors_open(&w->file, job->host->input(job, from, "statistics.safetensors"));
 		if (rc < 0)
@@ -456,11 +458,31 @@ run(struct job *job)
 	return rc;
 }
 
+/* The block's weights are on the device, or of no more use. */
+static void
+forget_weights(const struct project *p, int block)
+{
+	size_t n;
+	const struct choice *v = project_block(p, block, &n);
+
+	for (size_t i = 0; i < n; i++) {
+		char name[300];
+		const struct tensor *t;
+
+		snprintf(name, sizeof(name), "%s.weight", v[i].name);
+		t = weights_find(&p->weights, name);
+		if (t)
+			file_forget(t->p, t->bytes);
+	}
+}
+
 static int
 finish(struct job *job)
 {
 	struct kept *kept = job->kept;
 	int rc = job->out ? qblock_write(&kept->block, job->out, job->node->index) : 0;
+
+	forget_weights(job->project, job->node->index);
 
 	room_back(kept->room);
 	free(kept);
@@ -490,10 +512,11 @@ replay(struct job *job)
 
 const struct stage stage_quantize = {
 	.name = "quantize",
-	.version = 2,
+	.version = 3,
 	.help = "codes and scales of every linear, block by block",
 	.expand = expand,
 	.warm = project_warm,
+	.cool = project_cool,
 	.run = run,
 	.finish = finish,
 	.replay = replay,

@@ -48,6 +48,9 @@ struct stage {
 	/* Optional: opens what run will want (a device), on the thread that computes while that still waits for files to be
 	 * digested.  A failure is told when run meets it. */
 	void (*warm)(const struct project *p);
+	/* Optional: closes it again, on the same thread, once no node that computes is left and no lane carries anything.  A stage
+	 * that runs in spite of that opens what it wants itself. */
+	void (*cool)(const struct project *p);
 	int (*run)(struct job *job);         /* 0, or an error; the engine publishes only after 0 */
 	/* Optional: writes what run has left in job->kept, on another thread, while this one may run the next node already.  So
 	 * it has no carry, touches no device, and what later nodes need by digest alone has been exported by run.  Called once after

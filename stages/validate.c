@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "qjob/base/err.h"
+#include "qjob/base/pool.h"
 #include "stages/pack/format.h"
 #include "stages/pack/shard.h"
 #include "stages/report.h"
@@ -322,27 +323,39 @@ check_tensors(const struct shards *s, const struct weights *w)
 	return 0;
 }
 
+struct linears {
+	struct job *job;
+	const struct weights *w;
+};
+
+static int
+check_linear(void *own, size_t i)
+{
+	const struct linears *all = own;
+	const struct choice *c = &all->job->project->choices[i];
+
+	return c->skip ? 0 : all->w->decode(all->w, c->name, NULL, c->rows, c->cols);
+}
+
+static int
+watch_linears(void *own, size_t done)
+{
+	struct job *job = ((struct linears *)own)->job;
+
+	if (job->host->stop(job))
+		return err_set(E_SYS, "interrupted");
+	if (!has_perplexity(job->project))
+		job->host->progress(job, (double)done, (double)job->project->nchoices, NULL);
+	return 0;
+}
+
 /* Reads every linear by the label alone, for the checks on the way. */
 static int
 check_linears(struct job *job, const struct weights *w)
 {
-	const struct project *p = job->project;
+	struct linears all = {job, w};
 
-	for (size_t i = 0; i < p->nchoices; i++) {
-		const struct choice *c = &p->choices[i];
-		int rc;
-
-		if (c->skip)
-			continue;
-		if (job->host->stop(job))
-			return err_set(E_SYS, "interrupted");
-		rc = w->decode(w, c->name, NULL, c->rows, c->cols);
-		if (rc < 0)
-			return rc;
-		if (!has_perplexity(p))
-			job->host->progress(job, (double)(i + 1), (double)p->nchoices, NULL);
-	}
-	return 0;
+	return pool_watch(job->project->nchoices, pool_threads(), check_linear, &all, watch_linears);
 }
 
 static int

@@ -71,6 +71,15 @@ file_unmap(struct file_view *v)
 	*v = (struct file_view){0};
 }
 
+void
+file_forget(const void *p, size_t n)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)p / page * page, end = (uintptr_t)p + n;
+
+	if (n > 0)
+		madvise((void *)start, end - start, MADV_DONTNEED);
+}
+
 int
 file_read(struct buf *b, const char *path, size_t max)
 {

@@ -25,6 +25,9 @@ struct file_id {
 
 int file_map(struct file_view *v, const char *path);
 void file_unmap(struct file_view *v);
+/* Bytes [p, p + n) of a view will not be read soon: their pages are no longer counted as this process's, and need not be taken apart
+ * at its end.  They can still be read, and lie in the page cache as before. */
+void file_forget(const void *p, size_t n);
 int file_read(struct buf *b, const char *path, size_t max);    /* appends; E_DATA when larger than max */
 int file_id(struct file_id *id, const char *path);             /* E_SYS when it cannot be asked */
 bool file_exists(const char *path);

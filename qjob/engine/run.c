@@ -46,15 +46,12 @@ static void
 end_without(struct run *run, const struct node *n, enum node_state state, const char *why)
 {
 	struct node_outcome *o = &run->r->v[n->number];
-	struct task *t = &run->tasks[n->number];
 	size_t *skipped = mem_new(run->g->n + 1, sizeof(*skipped)), count;
 
 	pthread_mutex_lock(&run->lock);
 	o->state = state;
 	o->why = mem_text(why);
-	t->ended = true;
-	t->working = false;
-	run->left--;
+	schedule_leave(run, n);
 	run->r->failed += state == NODE_FAILED;
 	count = schedule_skip(run, n, skipped);
 	for (size_t i = 0; i < count; i++)
@@ -330,6 +327,24 @@ waiting_stage(const struct run *run)
 	return NULL;
 }
 
+/* Once nothing is left to compute, what was opened for it goes while files are still written. */
+static void
+cool(struct run *run)
+{
+	bool idle;
+
+	pthread_mutex_lock(&run->lock);
+	idle = !run->stopped && !run->left_of[RES_COMPUTE];
+	for (size_t i = 0; i < run->nlanes && idle; i++)
+		lane_drop(&run->lanes[i]);
+	pthread_mutex_unlock(&run->lock);
+	for (size_t i = 0; i < run->g->n && idle; i++)
+		if (run->g->v[i]->stage->cool) {
+			run->g->v[i]->stage->cool(run->p);
+			return;
+		}
+}
+
 /* This thread computes; others do the disk's work beside it. */
 static void
 run_rest(struct run *run)
@@ -357,6 +372,7 @@ run_rest(struct run *run)
 		waiting->warm(run->p);
 	w[n] = (struct worker){.run = run, .resources = 1u << RES_COMPUTE | (n ? 0 : 1u << RES_IO)};
 	work(&w[n]);
+	cool(run);
 	while (n)
 		pthread_join(w[--n].thread, NULL);
 	if (run->finishes)

@@ -87,6 +87,7 @@ schedule_open(struct run *run)
 		run->ready[i].v = mem_new(g->n + 1, sizeof(size_t));
 	run->left = g->n;
 	for (size_t i = 0; i < g->n; i++) {
+		run->left_of[g->v[i]->resource]++;
 		for (size_t k = 0; k < g->v[i]->nneeds; k++)
 			add_edge(run, g->v[i]->needs[k].node->number, i, g->v[i]->needs[k].what);
 		if (g->v[i]->lane)
@@ -151,13 +152,22 @@ schedule_early(struct run *run, const struct node *n)
 }
 
 void
-schedule_end(struct run *run, const struct node *n, bool start)
+schedule_leave(struct run *run, const struct node *n)
 {
 	struct task *t = &run->tasks[n->number];
 
 	t->ended = true;
 	t->working = false;
 	run->left--;
+	run->left_of[n->resource]--;
+}
+
+void
+schedule_end(struct run *run, const struct node *n, bool start)
+{
+	struct task *t = &run->tasks[n->number];
+
+	schedule_leave(run, n);
 	for (size_t i = 0; i < t->nnext; i++)
 		take_edge(run, &t->next[i], start);
 	if (t->lane && t->at + 1 == t->lane->n)
@@ -184,8 +194,7 @@ schedule_skip(struct run *run, const struct node *n, size_t *skipped)
 				next->vain = true;
 				continue;
 			}
-			next->ended = true;
-			run->left--;
+			schedule_leave(run, run->g->v[t->next[i].to]);
 			skipped[count++] = t->next[i].to;
 			heap_put(&todo, t->next[i].to);
 		}
@@ -257,12 +266,21 @@ take_ready(struct run *run, unsigned resources)
 	return NULL;
 }
 
+static bool
+is_any_left(const struct run *run, unsigned resources)
+{
+	for (int i = 0; i < RESOURCES; i++)
+		if ((resources >> i & 1) && run->left_of[i])
+			return true;
+	return false;
+}
+
 const struct node *
 schedule_take(struct run *run, unsigned resources)
 {
 	const struct node *n;
 
-	while (run->left && !run->stopped) {
+	while (is_any_left(run, resources) && !run->stopped) {
 		double wait = unpark(run);
 
 		if (run_is_stopping(run)) {

@@ -15,7 +15,9 @@ void schedule_end(struct run *run, const struct node *n, bool start);
  * already, on what n gave early, is told that it is in vain, and ends by itself. */
 size_t schedule_skip(struct run *run, const struct node *n, size_t *skipped);
 void schedule_park(struct run *run, const struct node *n);    /* ready again after a short while */
-/* The first ready node of the resources (a bit each); waits for one.  NULL: the run is over, or to be stopped. */
+/* n has ended: nothing is left to do for it. */
+void schedule_leave(struct run *run, const struct node *n);
+/* The first ready node of the resources (a bit each); waits for one.  NULL: all of them have ended, or the run is to be stopped. */
 const struct node *schedule_take(struct run *run, unsigned resources);
 
 #endif

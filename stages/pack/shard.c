@@ -126,6 +126,29 @@ add_to_shards(struct shards *s, size_t n, uint64_t limit)
 	s->bytes += bytes;
 }
 
+/* A run ends a while after its last block, as long as it takes to write and digest the last shard: a large one is cut to an eighth of
+ * what others may have. */
+static void
+cut_last(struct shards *s, uint64_t limit)
+{
+	const uint64_t worth = 64 << 20, most = limit / 8 > worth ? limit / 8 : worth;
+	struct shard *last = &s->v[s->n - 1], *next = &s->v[s->n];
+	uint64_t bytes = 0;
+
+	if (s->n < 2 || last->bytes <= most)
+		return;
+	for (size_t i = s->ntensors; i > last->first + 1 && bytes + s->tensors[i - 1].t.bytes <= most; i--) {
+		bytes += s->tensors[i - 1].t.bytes;
+		if (s->tensors[i - 1].k == 0)      /* what stands for one tensor of the source stays together */
+			*next = (struct shard){.first = i - 1, .n = s->ntensors - (i - 1), .bytes = bytes};
+	}
+	if (!next->n)
+		return;
+	last->n -= next->n;
+	last->bytes -= next->bytes;
+	s->n++;
+}
+
 int
 shards_plan(struct shards *s, const struct project *p)
 {
@@ -139,9 +162,10 @@ shards_plan(struct shards *s, const struct project *p)
 		return err_in(rc, "pack.max_shard_size");
 	source = sorted_source(p, &n);
 	s->tensors = mem_new((n + 1) * FORMAT_TENSORS, sizeof(*s->tensors));
-	s->v = mem_new(n + 1, sizeof(*s->v));
+	s->v = mem_new(n + 2, sizeof(*s->v));
 	for (size_t i = 0; i < n; i++)
 		add_to_shards(s, add_tensor(s, p, source[i]), limit);
+	cut_last(s, limit);
 	for (size_t i = 0; i < s->n; i++)
 		s->v[i].name = s->n == 1 ? mem_text("model.safetensors") : mem_format("model-%05zu-of-%05zu.safetensors", i + 1, s->n);
 	free(source);

@@ -35,7 +35,7 @@ struct project {
 	const char *fails_finish;  /* and fails then, or NULL */
 	const char *stops_finish;  /* and sets *stop, or NULL */
 	atomic_int running;        /* blocks whose run has begun, the last one's number and 1 */
-	atomic_int finishing, dropped, warmed;
+	atomic_int finishing, dropped, warmed, cooled;
 };
 
 struct carry {
@@ -193,6 +193,15 @@ late_warm(const struct project *p)
 	atomic_fetch_add(&((struct project *)(uintptr_t)p)->warmed, 1);
 }
 
+/* Nothing is at work on what it closes. */
+static inline void
+late_cool(const struct project *p)
+{
+	assert_int_equal(atomic_load(&p->now[RES_COMPUTE]), 0);
+	assert_int_equal(atomic_load(&p->finishing), 0);
+	atomic_fetch_add(&((struct project *)(uintptr_t)p)->cooled, 1);
+}
+
 static inline bool
 is_named(const char *name, const struct node *n)
 {
@@ -300,7 +309,8 @@ config_run(struct job *j)
 static const struct stage fake_fetch = {.name = "fetch", .version = 1, .run = fetch_run};
 static const struct stage fake_block = {.name = "block", .version = 1, .run = block_run, .replay = block_replay, .drop = free};
 static const struct stage fake_late = {
-	.name = "block", .version = 1, .warm = late_warm, .run = late_run, .finish = late_finish, .replay = block_replay, .drop = free,
+	.name = "block", .version = 1, .warm = late_warm, .cool = late_cool,
+	.run = late_run, .finish = late_finish, .replay = block_replay, .drop = free,
 };
 static const struct stage fake_half = {.name = "half", .version = 1, .run = half_run};
 static const struct stage fake_pack = {.name = "pack", .version = 1, .run = pack_run};

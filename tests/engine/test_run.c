@@ -433,8 +433,10 @@ writes_beside_the_next_run(void **state)
 	assert_did(&w, BLOCKS ", run config, " FETCHES ", run pack/0, run pack/1, run pack/2");
 	assert_int_equal(atomic_load(&w.p.dropped), 0);
 	assert_int_equal(atomic_load(&w.p.warmed), 1);
+	assert_int_equal(atomic_load(&w.p.cooled), 1);
 	run_well(16, 0);
 	assert_int_equal(atomic_load(&w.p.warmed), 1);    /* nothing waits for anything */
+	assert_int_equal(atomic_load(&w.p.cooled), 1);
 	assert_as_fresh();
 }
 

@@ -304,14 +304,23 @@ statistics_that_overflow_are_named(void **state)
 	struct problem p = problem_new(3, 8, 20, 3);
 	struct grid g = {.bits = 4, .group = 8, .sym = true, .stored = F16};
 	struct answer a = answer_new(3, 8, 8);
+	float cross[8 * 8] = {[4 * 9] = NAN};
 	struct configured c;
 	struct solved s;
 
 	(void)state;
+	configure(&c, "gptq", "{qep: 0.5}", "gptq");
+	assert_int_equal(solve_site(d, &a, &s, &c, &p, 20, cross, &g), E_NUMERIC);
+	assert_string_equal(err_text(), "the activations of input 4 overflow: their energy is not finite");
+	configured_end(&c);
 	p.h[5 * 9] = INFINITY;
 	configure(&c, "gptq", "", "gptq");
 	assert_int_equal(solve_site(d, &a, &s, &c, &p, 20, NULL, &g), E_NUMERIC);
 	assert_string_equal(err_text(), "the activations of input 5 overflow: their energy is not finite");
+	dev_math(d, MATH_F16);
+	assert_int_equal(solve_site(d, &a, &s, &c, &p, 20, NULL, &g), E_NUMERIC);
+	assert_string_equal(err_text(), "the activations of input 5 overflow: their energy is not finite; float16 ends at 65504: "
+	                    "try calibration.dtype: bfloat16");
 	configured_end(&c);
 	answer_free(&a);
 	problem_free(&p);

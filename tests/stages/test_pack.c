@@ -265,6 +265,44 @@ same_bytes_again(void **state)
 	buf_release(&text[1]);
 }
 
+/* Of 7B shapes: nobody waits long for the last one. */
+static void
+the_last_of_large_shards_is_small(void **state)
+{
+	static const char recipe[] = "model: {source: 'synthetic:qwen2-7b'}\nquantize: {method: rtn}\npack: {max_shard_size: 1GB}\n";
+	const struct dev_options o = {.name = "cpu"};
+	struct diag d = {0};
+	struct yaml *tree = yaml_parse(recipe, strlen(recipe), "r.yaml", &d);
+	char *root = t_dir();
+	struct settings settings;
+	struct project *p;
+	struct shards s;
+	size_t n = 0;
+
+	(void)state;
+	setenv("QJOB_SYNTHETIC", root, 1);
+	settings_read(&settings, tree, &d);
+	p = project_open(&settings, tree, &o, &d);
+	assert_non_null(p);
+	assert_ok(shards_plan(&s, p));
+	assert_true(s.n > 5);
+	assert_in_range(s.v[s.n - 1].bytes, 64 << 20, 125000000);
+	for (size_t i = 0; i < s.n; i++) {
+		assert_int_equal(s.v[i].first, n);
+		assert_int_equal(s.tensors[n].k, 0);
+		assert_true(s.v[i].n == 1 || s.v[i].bytes <= 1000000000);
+		n += s.v[i].n;
+	}
+	assert_int_equal(n, s.ntensors);
+	shards_release(&s);
+	project_close(p);
+	settings_release(&settings);
+	yaml_free(tree);
+	diag_release(&d);
+	unsetenv("QJOB_SYNTHETIC");
+	t_dir_end(root);
+}
+
 static void
 plans_shards(void **state)
 {
@@ -423,6 +461,7 @@ main(void)
 		cmocka_unit_test(writes_small_files),
 		cmocka_unit_test(same_bytes_again),
 		cmocka_unit_test(plans_shards),
+		cmocka_unit_test(the_last_of_large_shards_is_small),
 		cmocka_unit_test(orders_names),
 		cmocka_unit_test(order_is_that_of_names),
 		cmocka_unit_test(stores_no_tied_head),

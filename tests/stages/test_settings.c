@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "qjob/base/buf.h"
+#include "qjob/base/mem.h"
 #include "stages/pack/format.h"
 #include "stages/quant/method.h"
 #include "tests/t.h"
@@ -61,6 +62,29 @@ has_defaults(void **state)
 	assert_true(isnan(r.s.validate.max_perplexity_increase));
 	assert_string_equal(r.s.validate.dtype, "auto");
 	assert_null(r.s.output);
+	release(&r);
+}
+
+static void
+reads_arithmetic(void **state)
+{
+	static const char *const words[] = {"auto", "float32", "bfloat16", "float16"};
+	struct read r;
+
+	(void)state;
+	for (int i = 0; i < 4; i++) {
+		char *text = mem_format("model: {source: m}\ncalibration: {dtype: %s}\nvalidate: {dtype: %s}\n", words[i], words[i]);
+
+		read_text(&r, text);
+		assert_int_equal(r.d.n, 0);
+		assert_string_equal(r.s.calibration.dtype, words[i]);
+		assert_string_equal(r.s.validate.dtype, words[i]);
+		release(&r);
+		free(text);
+	}
+	read_text(&r, "model: {source: m}\ncalibration: {dtype: half}\n");
+	assert_int_equal(r.d.n, 1);
+	assert_string_equal(r.d.v[0], "r.yaml:2:22: calibration.dtype: 'half' is not one of auto, float32, bfloat16, float16");
 	release(&r);
 }
 
@@ -200,6 +224,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(has_defaults),
+		cmocka_unit_test(reads_arithmetic),
 		cmocka_unit_test(reads_overrides),
 		cmocka_unit_test(tells_where),
 		cmocka_unit_test(gives_blocks),

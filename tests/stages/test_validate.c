@@ -394,7 +394,7 @@ keys(void **state)
 	static const char *const nodes[] = {"validate/original", "validate/quantized", "validate/report"};
 
 	(void)state;
-	for (int change = 0; change < 2; change++)
+	for (int change = 0; change < 3; change++)
 		for (int i = 0; i < 3; i++) {
 			struct packed a, b;
 
@@ -405,7 +405,9 @@ keys(void **state)
 			if (change == 0)
 				b.f.s.validate.max_perplexity_increase = 0.1;
 			else
-				b.f.s.validate.dtype = "bfloat16";
+				b.f.s.validate.dtype = "float16";
+			if (change == 2)
+				a.f.s.validate.dtype = "bfloat16";
 			packed_graph(&a.f, &a.g);
 			packed_graph(&b.f, &b.g);
 			assert_true((strcmp(buf_text(&graph_find(&a.g, nodes[i])->facts),
