@@ -68,8 +68,10 @@ struct run {
 	pthread_cond_t changed;
 	struct heap ready[RESOURCES];
 	size_t *parked, nparked;
-	size_t left;               /* nodes that have not ended */
+	size_t left, left_of[RESOURCES];   /* nodes that have not ended */
 	bool stopped;
+	char *aside;               /* folder of copies; NULL: no output */
+	bool aside_alone;          /* there was no output folder before */
 	struct making *finishing;  /* NULL: none */
 	bool finishes, over;       /* there is a thread for it; it has no more to wait for */
 };
@@ -127,5 +129,18 @@ void node_end(struct run *run, struct making *m, int rc);
 /* Refuses, before any work, what could not be published or would touch files that are not ours. */
 int publish_check(const struct run *run);
 int publish(struct run *run);
+/* Whether the file at path has this content; its digest is remembered.  Any thread. */
+bool publish_has(const struct run *run, const char *path, const char *sha256);
+
+/* ---- aside.c ---- */
+
+#define ASIDE ".qjob-publishing."      /* and the number of the process */
+
+void aside_open(struct run *run);
+/* What n publishes, and is not in the output folder, is copied aside.  Any thread; n has ended well. */
+void aside_add(struct run *run, const struct node *n);
+/* Moves the copy to `to`; false: there is none. */
+bool aside_take(struct run *run, const char *name, const char *to);
+void aside_close(struct run *run);     /* removes what is left; a second call does nothing */
 
 #endif

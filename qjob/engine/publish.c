@@ -1,4 +1,5 @@
-/* The output folder: files copied out of the store, and qjob.json, which says what they are and how they were made.
+/* The output folder: files copied out of the store, most of them while the run went on (aside.c), and qjob.json, which says what they
+ * are and how they were made.
  *
  * What was written before is known by qjob.json's list; the list in .qjob-publishing (old and new files together) exists
  * from the first change to the last one, so a crash between them orphans nothing.  The order of changes:
@@ -301,23 +302,31 @@ result_digest(const struct folder *f, char hex[SHA256_HEX])
 
 /* ---- changes ---- */
 
-/* Whether a file there has this content; its digest is remembered. */
-static bool
-has_content(const struct folder *f, const char *name, const char *sha256)
+bool
+publish_has(const struct run *run, const char *path, const char *sha256)
 {
-	char *path = place(f, name), hex[SHA256_HEX] = "";
+	char hex[SHA256_HEX] = "";
 	struct buf known = {0};
 	bool has = false;
 
-	if (stat_get(f->run->o->store, path, "sha256", &known)) {
+	if (stat_get(run->o->store, path, "sha256", &known)) {
 		has = strcmp(buf_text(&known), sha256) == 0;
 	} else if (file_exists(path)) {
 		stat_settle(path);
 		if (sha256_file(path, hex) == 0)
-			stat_put(f->run->o->store, path, "sha256", hex);
+			stat_put(run->o->store, path, "sha256", hex);
 		has = strcmp(hex, sha256) == 0;
 	}
 	buf_release(&known);
+	return has;
+}
+
+static bool
+has_content(const struct folder *f, const char *name, const char *sha256)
+{
+	char *path = place(f, name);
+	bool has = publish_has(f->run, path, sha256);
+
 	free(path);
 	return has;
 }
@@ -338,8 +347,12 @@ static int
 copy_file(struct folder *f, const struct file *file)
 {
 	char *from = store_blob(f->run->o->store, file->sha256), *to = place(f, file->name);
-	int rc = run_is_stopping(f->run) ? err_set(E_SYS, "interrupted") : file_copy(from, to);
+	int rc = 0;
 
+	if (run_is_stopping(f->run))
+		rc = err_set(E_SYS, "interrupted");
+	else if (!aside_take(f->run, file->name, to))
+		rc = file_copy(from, to);
 	if (rc == 0)
 		stat_own(f->run->o->store, to, "sha256", file->sha256);
 	free(to);
@@ -451,19 +464,26 @@ finish_last(struct folder *f, const struct file *last)
 	return rc;
 }
 
+/* The number of a process that is no more, and what follows it; 0: none stands there, or it runs. */
+static long
+dead_process(const char *text, const char **after)
+{
+	char *end;
+	long pid = strtol(text, &end, 10);
+
+	*after = end;
+	return pid > 0 && kill((pid_t)pid, 0) != 0 && errno == ESRCH ? pid : 0;
+}
+
 /* NAME.tmp.PID.N of a process that is no more, where NAME is one of ours. */
 static bool
 is_litter(const struct folder *f, const char *name)
 {
-	const char *at = strstr(name, ".tmp.");
-	char *ours, *end;
+	const char *at = strstr(name, ".tmp."), *end;
+	char *ours;
 	bool is;
-	long pid;
 
-	if (!at)
-		return false;
-	pid = strtol(at + 5, &end, 10);
-	if (pid <= 0 || *end != '.' || end[1 + strspn(end + 1, "0123456789")] != '\0' || kill((pid_t)pid, 0) == 0 || errno != ESRCH)
+	if (!at || !dead_process(at + 5, &end) || *end != '.' || end[1 + strspn(end + 1, "0123456789")] != '\0')
 		return false;
 	ours = mem_format("%.*s", (int)(at - name), name);
 	is = strcmp(ours, ABOUT) == 0 || strcmp(ours, JOURNAL) == 0 || map_find(&f->by_name, ours);
@@ -471,6 +491,25 @@ is_litter(const struct folder *f, const char *name)
 		is = strcmp(ours, f->old[i].name) == 0;
 	free(ours);
 	return is;
+}
+
+/* Copies that such a process had laid aside. */
+static bool
+is_aside(const char *name)
+{
+	const char *end;
+
+	return strncmp(name, ASIDE, sizeof(ASIDE) - 1) == 0 && dead_process(name + sizeof(ASIDE) - 1, &end) && *end == '\0';
+}
+
+static int
+remove_aside(const struct folder *f, const char *name)
+{
+	char *path = place(f, name);
+	int rc = dir_remove(path);
+
+	free(path);
+	return rc;
 }
 
 /* What killed runs left half copied. */
@@ -484,6 +523,8 @@ sweep(const struct folder *f)
 	for (size_t i = 0; i < n && rc == 0; i++)
 		if (is_litter(f, names[i]))
 			rc = remove_file(f, names[i]);
+		else if (is_aside(names[i]))
+			rc = remove_aside(f, names[i]);
 	dir_names_free(names, n);
 	return rc;
 }
@@ -512,6 +553,7 @@ change(struct folder *f, const struct buf *about, const char *result)
 		rc = remove_file(f, HELD);
 	if (rc == 0)
 		rc = sweep(f);
+	aside_close(f->run);                /* while the journal still calls for a sweep, should this be killed */
 	if (rc == 0)
 		rc = remove_file(f, JOURNAL);
 	return rc == 0 ? dir_sync(f->path) : rc;

@@ -186,6 +186,7 @@ end_run(struct run *run, const struct node *n, int rc, bool beside)
 {
 	if (rc >= 0) {
 		end_well(run, n, !n->source && is_cutoff(run, n) ? NODE_CUTOFF : NODE_DONE, true);
+		aside_add(run, n);
 	} else if (run_is_stopping(run)) {
 		pthread_mutex_lock(&run->lock);
 		run->stopped = true;
@@ -418,6 +419,7 @@ run_all(struct run *run)
 
 	if (rc < 0)
 		return rc;
+	aside_open(run);
 	take_hits(run);
 	if (run->left)
 		run_rest(run);
@@ -443,6 +445,7 @@ engine_run(const struct graph *g, const struct project *p, const struct run_opti
 	run_tell(&run, (struct event){.kind = EV_START});
 	rc = run_all(&run);
 	said = rc < 0 ? mem_text(err_text()) : NULL;
+	aside_close(&run);
 	save_caches(&run);
 	r->seconds = run_seconds(&run);
 	run_tell(&run, (struct event){.kind = EV_END, .text = said});

@@ -1,4 +1,5 @@
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "qjob/base/fault.h"
 #include "tests/engine/fake.h"
@@ -316,6 +317,45 @@ refuses_bad_names(void **state)
 	}
 }
 
+/* Files that were ready are gone again, and so is the folder that was made for them. */
+static void
+a_failed_run_leaves_nothing_aside(void **state)
+{
+	(void)state;
+	w.p.fails = "pack/1";
+	assert_int_equal(try_run("a"), E_NUMERIC);
+	assert_false(file_exists(w.output));
+	w.p.fails = NULL;
+	assert_ok(try_run("a"));
+	w.p.v++;
+	w.p.fails = "pack/1";
+	assert_int_equal(try_run("a"), E_NUMERIC);
+	assert_names("config.json out-0.txt out-1.txt qjob.json ");
+}
+
+static void
+sweeps_what_killed_runs_laid_aside(void **state)
+{
+	char *of_the_living = mem_format("%s/.qjob-publishing.%ld", w.output, (long)getppid()), *of_the_dead;
+	pid_t pid = fork();
+
+	(void)state;
+	if (pid == 0)
+		_exit(0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	of_the_dead = mem_format("%s/.qjob-publishing.%ld", w.output, (long)pid);
+	assert_ok(dir_make(of_the_dead));
+	assert_ok(dir_make(of_the_living));
+	fake_write(of_the_dead, "out-0.txt", "half");
+	assert_ok(try_run("a"));
+	assert_false(file_exists(of_the_dead));
+	assert_true(file_exists(of_the_living));
+	assert_ok(dir_remove(of_the_living));
+	assert_names("config.json out-0.txt out-1.txt qjob.json ");
+	free(of_the_dead);
+	free(of_the_living);
+}
+
 /* Both versions are in the store, the first is published; then every fault point of publishing the second. */
 static void
 survives_every_fault(void **state)
@@ -388,6 +428,8 @@ main(void)
 		T(refuses_places_that_cannot_be_written),
 		T(an_account_cannot_reach_out),
 		T(refuses_bad_names),
+		T(a_failed_run_leaves_nothing_aside),
+		T(sweeps_what_killed_runs_laid_aside),
 		T(survives_every_fault),
 #undef T
 	};
