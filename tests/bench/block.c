@@ -1,9 +1,11 @@
 /* Where the time of one block goes on a device: each operation of calibrating and quantizing a decoder layer at real shapes, the
- * arithmetic it does, and what that makes a second.
+ * arithmetic it does, and what that makes a second; and the phases they make, beside the least that they could take.
  *
  *     bench.block [device [shape [tokens]]]      cuda qwen2-7b 262144
  *
- * Operations over tokens are timed on as many tokens as the device likes at a time, and scaled.  Medians of several runs. */
+ * Operations over tokens are timed on as many tokens as the device likes at a time, and scaled.  Medians of several runs.  The least
+ * is by the ceilings measured on one H200, of which an H100 has all but the memory's: 790 T a second of bf16 products, 67 T of fp64
+ * ones for factors, 409 T of tf32 ones for the solver, 4.2 TB/s of memory, 55 GB/s to the host. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,14 +25,23 @@ static const struct shape {
 	{"qwen2-7b",    3584,  18944, 28, 4,  128},
 	{"llama-3-8b",  4096,  14336, 32, 8,  128},
 	{"llama-3-70b", 8192,  28672, 64, 8,  128},
+	{"opt-175b-as-llama", 12288, 49152, 96, 96, 128},
 	{"smollm2",     576,   1536,  9,  3,  64},
 };
+
+enum phase { READ, FORWARD, GRAM, FACTOR, LOOP, PACK, PHASES };
+
+static const char *const phase_names[] = {"read", "forward", "gram", "factor", "scales, loop", "codes out"};
+
+static const double products = 790e12, fp64 = 67e12, tf32 = 409e12, memory = 4.2e12, host = 55e9;
 
 struct bench {
 	struct dev *d;
 	const struct shape *s;
 	int64_t T, tokens;           /* at a time; of all */
-	double sum;                  /* seconds a block */
+	struct {
+		double took, least;      /* seconds a block */
+	} phases[PHASES];
 };
 
 static double
@@ -90,20 +101,56 @@ by_value(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* flop and bytes of one run; times: how often a block needs it. */
+/* What one run does, and the least time of it; a block needs it so many times. */
+struct work {
+	enum phase phase;
+	double times, flop, least;
+};
+
 static void
-report(struct bench *b, const char *what, double seconds[RUNS], double times, double flop)
+report(struct bench *b, const char *what, double seconds[RUNS], struct work w)
 {
 	double s;
 
 	qsort(seconds, RUNS, sizeof(*seconds), by_value);
 	s = seconds[RUNS / 2];
-	printf("%-28s %9.3f ms  x%-4.0f = %8.2f ms a block %9.1f TFLOP/s\n", what, s * 1e3, times, s * times * 1e3, flop / s * 1e-12);
-	b->sum += s * times;
+	printf("%-28s %9.3f ms  x%-4.0f = %8.2f ms a block, %8.2f at least", what, s * 1e3, w.times, s * w.times * 1e3,
+	       w.least * w.times * 1e3);
+	if (w.flop > 0)
+		printf(" %9.1f TFLOP/s", w.flop / s * 1e-12);
+	printf("\n");
+	b->phases[w.phase].took += s * w.times;
+	b->phases[w.phase].least += w.least * w.times;
+}
+
+static void
+report_phases(const struct bench *b)
+{
+	double took = 0, least = 0;
+
+	printf("\n%-14s %10s %10s\n", "phase", "ms a block", "at least");
+	for (int i = 0; i < PHASES; i++) {
+		printf("%-14s %10.1f %10.1f\n", phase_names[i], b->phases[i].took * 1e3, b->phases[i].least * 1e3);
+		took += b->phases[i].took;
+		least += b->phases[i].least;
+	}
+	printf("%-14s %10.1f %10.1f\n", "all", took * 1e3, least * 1e3);
+}
+
+static struct work
+by_math(enum phase phase, double times, double flop, double rate)
+{
+	return (struct work){phase, times, flop, flop / rate};
+}
+
+static struct work
+by_bytes(enum phase phase, double times, double bytes, double rate)
+{
+	return (struct work){phase, times, 0, bytes / rate};
 }
 
 /* Runs body RUNS + 1 times, the first to warm up. */
-#define TIME(b, what, times, flop, body) do { \
+#define TIME(b, what, work, body) do { \
 	double seconds_[RUNS]; \
 	for (int run_ = -1; run_ < RUNS; run_++) { \
 		double began_ = now(); \
@@ -112,7 +159,7 @@ report(struct bench *b, const char *what, double seconds[RUNS], double times, do
 		if (run_ >= 0) \
 			seconds_[run_] = now() - began_; \
 	} \
-	report((b), (what), seconds_, (times), (flop)); \
+	report((b), (what), seconds_, (work)); \
 } while (0)
 
 static void
@@ -122,8 +169,8 @@ bench_linear(struct bench *b, const char *what, int64_t outputs, int64_t inputs,
 	struct mat x = noise(b->d, dev_operand(b->d), b->T, inputs, 1), w = noise(b->d, BF16, outputs, inputs, 2);
 	struct mat y = dev_mat(b->d, F32, b->T, outputs);
 
-	TIME(b, what, (double)b->tokens / (double)b->T * count, 2.0 * (double)b->T * (double)outputs * (double)inputs,
-	     op_linear(b->d, &y, &x, &w, NULL, false));
+	TIME(b, what, by_math(FORWARD, (double)b->tokens / (double)b->T * count, 2.0 * (double)b->T * (double)outputs * (double)inputs,
+	                      products), op_linear(b->d, &y, &x, &w, NULL, false));
 	dev_release(b->d, mark);
 }
 
@@ -131,7 +178,7 @@ static void
 bench_rows(struct bench *b)
 {
 	const struct shape *s = b->s;
-	double times = (double)b->tokens / (double)b->T;
+	double times = (double)b->tokens / (double)b->T, t = (double)b->T;
 	size_t mark = dev_mark(b->d);
 	struct mat h = noise(b->d, F32, b->T, s->D, 1), x = dev_mat(b->d, dev_operand(b->d), b->T, s->D), w = noise(b->d, F32, 1, s->D, 2);
 	struct mat gate = noise(b->d, F32, b->T, s->I, 3), up = noise(b->d, F32, b->T, s->I, 4);
@@ -139,9 +186,9 @@ bench_rows(struct bench *b)
 	struct norm n = {.w = w, .eps = 1e-6f};
 	struct rope r = {noise(b->d, F32, SEQLEN, s->width / 2, 6), noise(b->d, F32, SEQLEN, s->width / 2, 7), false};
 
-	TIME(b, "norm", 2 * times, 0, op_norm(b->d, &x, &h, &n));
-	TIME(b, "rope of q", times, 0, op_rope(b->d, &q, s->heads, &r, SEQLEN));
-	TIME(b, "gated", times, 0, op_gated(b->d, &y, &gate, &up, ACT_SILU));
+	TIME(b, "norm", by_bytes(FORWARD, 2 * times, t * (double)s->D * 6, memory), op_norm(b->d, &x, &h, &n));
+	TIME(b, "rope of q", by_bytes(FORWARD, times, t * s->heads * s->width * 8, memory), op_rope(b->d, &q, s->heads, &r, SEQLEN));
+	TIME(b, "gated", by_bytes(FORWARD, times, t * (double)s->I * 10, memory), op_gated(b->d, &y, &gate, &up, ACT_SILU));
 	dev_release(b->d, mark);
 }
 
@@ -154,19 +201,20 @@ bench_attention(struct bench *b)
 	struct mat q = noise(b->d, F32, b->T, s->heads * s->width, 1), k = noise(b->d, F32, b->T, s->kv_heads * s->width, 2);
 	struct mat v = noise(b->d, F32, b->T, s->kv_heads * s->width, 3), y = dev_mat(b->d, dev_operand(b->d), b->T, s->heads * s->width);
 
-	TIME(b, "attention", (double)b->tokens / (double)b->T, 2.0 * (double)b->T * SEQLEN * s->heads * s->width,
-	     op_attention(b->d, &y, &q, &k, &v, &a));
+	TIME(b, "attention", by_math(FORWARD, (double)b->tokens / (double)b->T, 2.0 * (double)b->T * SEQLEN * s->heads * s->width,
+	                             products), op_attention(b->d, &y, &q, &k, &v, &a));
 	dev_release(b->d, mark);
 }
 
 static void
 bench_gram(struct bench *b, const char *what, int64_t n, int count)
 {
+	double times = (double)b->tokens / (double)b->T * count;
 	size_t mark = dev_mark(b->d);
 	struct mat x = noise(b->d, dev_operand(b->d), b->T, n, 1), a = dev_mat(b->d, F32, 1, b->T), h = dev_zeros(b->d, F32, n, n);
 
-	TIME(b, "token weight", (double)b->tokens / (double)b->T * count, 0, op_token_weight(b->d, &a, &x));
-	TIME(b, what, (double)b->tokens / (double)b->T * count, (double)b->T * (double)n * (double)n, op_gram(b->d, &h, &x, &a));
+	TIME(b, "token weight", by_bytes(GRAM, times, (double)b->T * (double)n * 2, memory), op_token_weight(b->d, &a, &x));
+	TIME(b, what, by_math(GRAM, times, (double)b->T * (double)n * (double)n, products), op_gram(b->d, &h, &x, &a));
 	dev_release(b->d, mark);
 }
 
@@ -189,12 +237,12 @@ bench_solve(struct bench *b, const char *what, int64_t rows, int64_t n)
 	printf("%s [%lld,%lld]\n", what, (long long)rows, (long long)n);
 	op_gated(d, &weight, &weight, &weight, ACT_NONE);      /* squares */
 	op_gram(d, &h, &x, NULL);
-	TIME(b, "  order", 1, 0, op_order(d, &order, &h, true));
-	TIME(b, "  factor", 1, k * k * k / 3, op_factor(d, &u, &h, &order, 0.05, &dead));
-	TIME(b, "  fit", 1, 35 * 8 * m * k, op_fit(d, &q, &w, &weight, &g));
-	TIME(b, "  babai", 1, m * k * k, op_babai(d, &q, &loss, &w, &u, &order, &weight, &g, &how));
-	TIME(b, "  dequant", 1, 0, op_dequant(d, &back, &q, &g));
-	TIME(b, "  pack codes", 1, 0, op_pack_codes(d, &stream, &q.code, 4));
+	TIME(b, "  order", by_bytes(FACTOR, 1, 0, memory), op_order(d, &order, &h, true));
+	TIME(b, "  factor", by_math(FACTOR, 1, k * k * k / 3, fp64), op_factor(d, &u, &h, &order, 0.05, &dead));
+	TIME(b, "  fit", by_bytes(LOOP, 1, m * k * 4, memory), op_fit(d, &q, &w, &weight, &g));
+	TIME(b, "  babai", by_math(LOOP, 1, m * k * k, tf32), op_babai(d, &q, &loss, &w, &u, &order, &weight, &g, &how));
+	TIME(b, "  dequant", by_bytes(LOOP, 1, m * k * 3, memory), op_dequant(d, &back, &q, &g));
+	TIME(b, "  pack codes", by_bytes(PACK, 1, m * k * 1.5, memory), op_pack_codes(d, &stream, &q.code, 4));
 	dev_release(d, mark);
 }
 
@@ -203,17 +251,17 @@ bench_copies(struct bench *b)
 {
 	enum { BYTES = 1 << 28 };
 	size_t mark = dev_mark(b->d);
-	char *host = malloc(BYTES);
+	char *there = malloc(BYTES);
 	struct mat m = dev_mat(b->d, U8, 1 << 14, BYTES >> 14);
 	double heads = (double)b->s->width * 2 * (b->s->heads + b->s->kv_heads);
 	double weights = 2 * (double)b->s->D * ((double)b->s->I * 3 + heads);      /* bytes of a block */
 
-	if (!host)
+	if (!there)
 		exit(1);
-	memset(host, 1, BYTES);
-	TIME(b, "put 256 MiB", weights / BYTES, 0, dev_put(b->d, &m, host));
-	TIME(b, "get 256 MiB", weights / 4 / BYTES, 0, dev_get(b->d, host, &m));
-	free(host);
+	memset(there, 1, BYTES);
+	TIME(b, "put 256 MiB", by_bytes(READ, weights / BYTES, BYTES, host), dev_put(b->d, &m, there));
+	TIME(b, "get 256 MiB", by_bytes(PACK, weights / 4 / BYTES, BYTES, host), dev_get(b->d, there, &m));
+	free(there);
 	dev_release(b->d, mark);
 }
 
@@ -237,7 +285,8 @@ bench_block(struct bench *b)
 	bench_solve(b, "o", s->D, queries);
 	bench_solve(b, "gate and up", 2 * s->I, s->D);
 	bench_solve(b, "down", s->D, s->I);
-	printf("%s, %lld tokens: %.1f ms a block\n", s->name, (long long)b->tokens, b->sum * 1e3);
+	printf("%s, %lld tokens\n", s->name, (long long)b->tokens);
+	report_phases(b);
 }
 
 int

@@ -1,6 +1,6 @@
 """Whole runs of real shapes on a card: files in memory, cold store, wall time of the process.
 
-    gpu.py speed  QJOB [SHAPE[:LAYERS] ...]     the default shapes: qwen2-7b llama-3-8b llama-3-70b:4
+    gpu.py speed  QJOB [SHAPE[:LAYERS] ...]     the default shapes: qwen2-7b llama-3-8b llama-3-70b:8 opt-175b-as-llama:2
     gpu.py memory QJOB [SHAPE[:LAYERS]]         the same run within 24 GB and within 8 GB
     gpu.py peers  QJOB FOLDER IDS               on a model and token ids (raw int32) that other tools were given
     gpu.py perplexity QJOB [SHAPE[:LAYERS]]     tokens a second of validate
@@ -18,8 +18,10 @@ import tempfile
 import threading
 import time
 
-DEPTH = {"qwen2-7b": 28, "llama-3-8b": 32, "llama-3-70b": 80}
+DEPTH = {"qwen2-7b": 28, "llama-3-8b": 32, "llama-3-70b": 80, "opt-175b-as-llama": 96}
+WIDTHS = {"qwen2-7b": (3584, 18944, 28, 4, 128, 152064), "llama-3-8b": (4096, 14336, 32, 8, 128, 128256)}
 SAMPLES, SEQLEN = 128, 2048
+CEILING = 790e12                   # bf16 products, measured on one H200 (an H100 has the same)
 
 
 def recipe(source, output, dataset="synthetic:tokens", method="gptq", **quantize):
@@ -86,8 +88,14 @@ def run(qjob, place, r, *args, peak=False):
 
 
 def show_phases(place):
-    for stage, (first, last) in phases(pathlib.Path(place) / "events").items():
+    events = pathlib.Path(place) / "events"
+    for stage, (first, last) in phases(events).items():
         print(f"    {stage:10} from {first:7.2f} to {last:7.2f} s")
+    began = [e["seconds"] for e in map(json.loads, events.read_text().splitlines())
+             if e["event"] == "state" and e["node"].startswith("quantize/") and e["state"] == "runs"]
+    gaps = sorted(b - a for a, b in zip(began[1:], began[2:]))
+    if gaps:
+        print(f"    a block every {gaps[len(gaps) // 2]:.3f} s, the first one {began[1] - began[0]:.2f} s")
 
 
 def fill(qjob, source, place):
@@ -105,7 +113,7 @@ def one(qjob, shape, layers, place, *args, peak=False, **quantize):
 
 
 def speed(qjob, shapes):
-    for word in shapes or ["qwen2-7b", "llama-3-8b", "llama-3-70b:4"]:
+    for word in shapes or ["qwen2-7b", "llama-3-8b", "llama-3-70b:8", "opt-175b-as-llama:2"]:
         shape, _, layers = word.partition(":")
         with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
             if not layers:
@@ -151,16 +159,31 @@ def peers(qjob, folder, ids):
         show_phases(place)
 
 
+def flops_a_token(shape, layers):
+    """Of products with weights, the head's among them, and of causal attention."""
+    D, I, heads, kv_heads, width, vocabulary = WIDTHS[shape]
+    block = D * width * 2 * (heads + kv_heads) + 3 * D * I
+    return 2 * (layers * block + D * vocabulary) + layers * 2 * SEQLEN * heads * width
+
+
 def perplexity(qjob, shapes):
-    shape, _, layers = (shapes or ["qwen2-7b:8"])[0].partition(":")
+    shape, _, layers = (shapes or ["qwen2-7b"])[0].partition(":")
+    layers = int(layers or DEPTH[shape])
     with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
-        source = f"synthetic:{shape}?layers={layers or DEPTH[shape]}"
-        fill(qjob, source, place)
-        r = recipe(source, pathlib.Path(place) / "out", method="rtn")
-        r["validate"] = {"perplexity": {"dataset": "synthetic:tokens", "seqlen": SEQLEN, "windows": 128}}
-        seconds, _ = run(qjob, place, r)
-        print(f"{shape}, {layers} blocks, rtn and two perplexities of 128 x 2048 tokens: {seconds:.1f} s", flush=True)
-        show_phases(place)
+        place = pathlib.Path(place)
+        source = f"synthetic:{shape}?layers={layers}"
+        r = recipe(source, place / "out", method="rtn")
+        r["validate"] = {"perplexity": {"dataset": "synthetic:tokens", "seqlen": SEQLEN, "windows": SAMPLES}}
+        run(qjob, place, r)
+        at = {}
+        for e in map(json.loads, (place / "events").read_text().splitlines()):
+            if e["event"] == "state":
+                at[e["node"], e["state"]] = e["seconds"]
+        for node in "validate/original", "validate/quantized":
+            seconds = at[node, "done"] - at[node, "runs"]
+            rate = flops_a_token(shape, layers) * SAMPLES * SEQLEN / seconds
+            print(f"{shape}, {layers} blocks, {node}: {SAMPLES * SEQLEN / seconds:.0f} tokens a second, {rate / 1e12:.0f} TFLOP/s, "
+                  f"{100 * rate / CEILING:.0f} % of the ceiling of bf16 products", flush=True)
 
 
 def main():
