@@ -7,6 +7,7 @@
 #include "qjob/base/err.h"
 #include "qjob/base/json.h"
 #include "qjob/base/pool.h"
+#include "qjob/model/load.h"
 
 /* ---- from the device ---- */
 
@@ -237,50 +238,6 @@ qblock_write(const struct qblock *b, const char *folder, int block)
 
 /* ---- reading it again ---- */
 
-/* Scales as fp32, zero points and groups spelt out: what the device's operations want. */
-static void
-put_grid(struct dev *d, struct qmat *to, const struct qlinear *q)
-{
-	size_t n = (size_t)(q->rows * q->groups);
-	float *scale = mem_new(n, sizeof(*scale));
-	uint8_t *zero = mem_new(n, 1);
-	int32_t *group_of = mem_new((size_t)q->cols, sizeof(*group_of));
-
-	floats_read(scale, q->scale, q->scale_type, n);
-	if (!q->zero)
-		memset(zero, 1 << (q->bits - 1), n);
-	for (int64_t i = 0; i < q->cols; i++)
-		group_of[i] = (int32_t)qlinear_group(q, i);
-	dev_put(d, &to->scale, scale);
-	dev_put(d, &to->zero, q->zero ? q->zero : zero);
-	dev_put(d, &to->group_of, group_of);
-	free(group_of);
-	free(zero);
-	free(scale);
-}
-
-/* The same numbers as qlinear_dequant, made where they are needed from what is stored. */
-static int
-load_linear(const struct qlinear *q, struct mat *to, struct dev *d)
-{
-	const struct grid g = {.bits = q->bits, .group = q->group, .sym = q->sym, .stored = q->scale_type};
-	size_t mark = dev_mark(d);
-	struct mat stream = dev_mat(d, U8, q->rows, (int64_t)codes_bytes(q->cols, q->bits));
-	struct qmat m = {
-		dev_mat(d, U8, q->rows, q->cols), dev_mat(d, F32, q->rows, q->groups), dev_mat(d, U8, q->rows, q->groups),
-		dev_mat(d, I32, 1, q->cols),
-	};
-	int rc;
-
-	dev_put(d, &stream, q->codes);
-	op_unpack_codes(d, &m.code, &stream, q->bits);
-	put_grid(d, &m, q);
-	op_dequant(d, to, &m, &g);
-	rc = dev_status(d);
-	dev_release(d, mark);
-	return rc;
-}
-
 int
 qblock_load(const char *path, const struct qplace *to, const struct choice *c, size_t n, char hex[SHA256_HEX])
 {
@@ -297,7 +254,7 @@ qblock_load(const char *path, const struct qplace *to, const struct choice *c, s
 			continue;
 		rc = qlinear_read(&q[count], &file, c[i].name, c[i].bits, c[i].rows, c[i].cols, c[i].group, c[i].sym);
 		if (rc == 0)
-			rc = load_linear(&q[count], &to->into[c[i].part], to->d);
+			rc = load_qlinear(to->d, &to->into[c[i].part], &q[count]);
 		to->b->linear[c[i].part].w = to->into[c[i].part];
 		names[count++] = c[i].name;
 	}

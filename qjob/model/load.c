@@ -59,44 +59,67 @@ load_row(struct dev *d, struct mat *m, const struct weights *w, const char *name
 	return 0;
 }
 
-/* Held in the type that products take them in, so that it is rounded once. */
+/* Scales as fp32, zero points and groups spelt out: what the device's operations want. */
 static void
-put_operand(struct dev *d, struct mat *m, const float *dense, struct linear_shape shape)
+put_grid(struct dev *d, struct qmat *to, const struct qlinear *q)
 {
-	struct mat f;
-	size_t mark;
+	size_t n = (size_t)(q->rows * q->groups);
+	float *scale = mem_new(n, sizeof(*scale));
+	uint8_t *zero = mem_new(n, 1);
+	int32_t *group_of = mem_new((size_t)q->cols, sizeof(*group_of));
 
-	*m = dev_mat(d, dev_operand(d), shape.rows, shape.cols);
-	if (m->type == F32) {
-		dev_put(d, m, dense);
-		return;
-	}
-	mark = dev_mark(d);
-	f = dev_mat(d, F32, shape.rows, shape.cols);
-	dev_put(d, &f, dense);
-	op_convert(d, m, &f);
-	dev_release(d, mark);
+	floats_read(scale, q->scale, q->scale_type, n);
+	if (!q->zero)
+		memset(zero, 1 << (q->bits - 1), n);
+	for (int64_t i = 0; i < q->cols; i++)
+		group_of[i] = (int32_t)qlinear_group(q, i);
+	dev_put(d, &to->scale, scale);
+	dev_put(d, &to->zero, q->zero ? q->zero : zero);
+	dev_put(d, &to->group_of, group_of);
+	free(group_of);
+	free(zero);
+	free(scale);
 }
 
+int
+load_qlinear(struct dev *d, struct mat *m, const struct qlinear *q)
+{
+	const struct grid g = {.bits = q->bits, .group = q->group, .sym = q->sym, .stored = q->scale_type};
+	size_t mark = dev_mark(d);
+	struct mat stream = dev_mat(d, U8, q->rows, (int64_t)codes_bytes(q->cols, q->bits));
+	struct qmat grid = {
+		dev_mat(d, U8, q->rows, q->cols), dev_mat(d, F32, q->rows, q->groups), dev_mat(d, U8, q->rows, q->groups),
+		dev_mat(d, I32, 1, q->cols),
+	};
+	int r;
+
+	if (q->codes) {
+		dev_put(d, &stream, q->codes);
+		put_grid(d, &grid, q);
+	}
+	op_unpack_codes(d, &grid.code, &stream, q->bits);
+	op_dequant(d, m, &grid, &g);
+	r = dev_status(d);
+	dev_release(d, mark);
+	return r;
+}
+
+/* Held in the type that products take them in, so that it is rounded once; and made from the codes where they are wanted, for these
+ * are an eighth of the bytes or less. */
 static int
 load_packed(struct dev *d, struct mat *m, const struct weights *w, const char *linear, struct linear_shape shape)
 {
-	float *dense;
+	/* What a rehearsal takes: most of what formats can have. */
+	struct qlinear q = {.bits = 8, .rows = shape.rows, .cols = shape.cols, .group = 32, .groups = (shape.cols + 31) / 32, .sym = true};
 	int r;
 
 	if (!w->decode)
 		return err_set(E_USE, "%s is quantized, in a format that is not known", linear);
-	if (dev_is_dry(d)) {
-		put_operand(d, m, NULL, shape);
-		return 0;
-	}
-	dense = malloc((size_t)shape.rows * (size_t)shape.cols * sizeof(*dense));
-	if (!dense)
-		return err_set(E_SYS, "%s: no memory for %" PRId64 " x %" PRId64 " values", linear, shape.rows, shape.cols);
-	r = w->decode(w, linear, dense, shape.rows, shape.cols);
+	*m = dev_mat(d, dev_operand(d), shape.rows, shape.cols);
+	r = dev_is_dry(d) ? 0 : w->decode(w, linear, &q, shape.rows, shape.cols);
 	if (r == 0)
-		put_operand(d, m, dense, shape);
-	free(dense);
+		r = load_qlinear(d, m, &q);
+	qlinear_free(&q);
 	return r;
 }
 

@@ -151,6 +151,16 @@ qlinear_group(const struct qlinear *q, int64_t column)
 }
 
 void
+qlinear_free(struct qlinear *q)
+{
+	free((void *)(uintptr_t)q->codes);
+	free((void *)(uintptr_t)q->scale);
+	free((void *)(uintptr_t)q->zero);
+	free((void *)(uintptr_t)q->group_of);
+	*q = (struct qlinear){0};
+}
+
+void
 qlinear_dequant(const struct qlinear *q, float *out)
 {
 	uint8_t *codes = mem_new((size_t)q->cols, 1);

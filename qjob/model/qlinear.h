@@ -35,6 +35,8 @@ int qlinear_read(struct qlinear *q, const struct safetensors *s, const char *nam
 float qlinear_scale(const struct qlinear *q, int64_t row, int64_t g);
 int qlinear_zero(const struct qlinear *q, int64_t row, int64_t g);
 int64_t qlinear_group(const struct qlinear *q, int64_t column);
+/* Frees what a reader of packed weights took for q (weights.h: decode). */
+void qlinear_free(struct qlinear *q);
 /* Dense fp32 [O,I]. */
 void qlinear_dequant(const struct qlinear *q, float *out);
 

@@ -12,6 +12,8 @@
 #include "qjob/model/family.h"
 #include "qjob/model/safetensors.h"
 
+struct qlinear;
+
 struct weights_file {
 	char *name;                      /* relative: "model-00001-of-00002.safetensors" */
 	char *path;
@@ -25,8 +27,9 @@ struct weights {
 	size_t nfiles;
 	struct map by_name;              /* index: file << 32 | tensor */
 	/* When a linear's ".weight" is absent, this may make it from what lies there instead (a packed output):
-	 * set by the formats (stages/pack/open.h).  Fills out [O,I] fp32 dense; NULL: it checks alone. */
-	int (*decode)(const struct weights *w, const char *linear, float *out, int64_t rows, int64_t cols);
+	 * set by the formats (stages/pack/format.h).  Fills q with memory of its own, the caller's to give to qlinear_free; NULL:
+	 * it checks alone. */
+	int (*decode)(const struct weights *w, const char *linear, struct qlinear *q, int64_t rows, int64_t cols);
 	void *decode_own;
 };
 

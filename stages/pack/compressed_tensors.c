@@ -346,12 +346,7 @@ struct reader {
 	const struct tensor *t[TENSORS];
 	float *scale;       /* [O, G] */
 	uint8_t *zero;      /* [O, G] */
-	int32_t *group_of;
-	float *out;         /* [O, I]; NULL: not wanted */
 };
-
-/* Rows read by one thread at a time. */
-enum { TILE = 64 };
 
 static int
 read_label(struct reader *r, const struct weights *w)
@@ -434,28 +429,27 @@ read_zeros(struct reader *r)
 	free(streams);
 }
 
-/* Rows [i * TILE, (i + 1) * TILE) of the weights. */
-static int
-read_tile(void *own, size_t i)
+/* The streams as they are, but for the words that fill up a row; r's scales and zero points become q's. */
+static void
+fill(struct reader *r, struct qlinear *q)
 {
-	const struct reader *r = own;
-	int64_t end = ((int64_t)i + 1) * TILE < r->rows ? ((int64_t)i + 1) * TILE : r->rows;
-	uint8_t *codes = mem_new((size_t)r->cols, 1);
+	size_t each = codes_bytes(r->cols, r->label.bits);
+	uint8_t *codes = mem_new((size_t)r->rows, each);
 
-	for (int64_t o = (int64_t)i * TILE; o < end; o++) {
-		struct row row = {codes, r->scale + o * r->groups, r->zero + o * r->groups, r->group_of, 1};
-
-		codes_unpack(codes, (const uint8_t *)r->t[PACKED]->p + o * r->t[PACKED]->shape[1] * 4, r->cols, r->label.bits);
-		row_dequant(r->out + o * r->cols, &row, r->cols);
-	}
-	free(codes);
-	return 0;
+	for (int64_t o = 0; o < r->rows; o++)
+		memcpy(codes + (size_t)o * each, (const uint8_t *)r->t[PACKED]->p + o * r->t[PACKED]->shape[1] * 4, each);
+	*q = (struct qlinear){
+		.bits = r->label.bits, .rows = r->rows, .cols = r->cols, .group = r->label.group, .groups = r->groups, .sym = r->label.sym,
+		.codes = codes, .scale = r->scale, .scale_type = F32, .zero = r->zero,
+	};
+	r->scale = NULL;
+	r->zero = NULL;
 }
 
 static int
-decode(const struct weights *w, const char *linear, float *out, int64_t rows, int64_t cols)
+decode(const struct weights *w, const char *linear, struct qlinear *q, int64_t rows, int64_t cols)
 {
-	struct reader r = {.linear = linear, .rows = rows, .cols = cols, .out = out};
+	struct reader r = {.linear = linear, .rows = rows, .cols = cols};
 	int rc = read_label(&r, w);
 
 	if (rc == 0)
@@ -464,17 +458,13 @@ decode(const struct weights *w, const char *linear, float *out, int64_t rows, in
 		return rc;
 	r.scale = mem_new((size_t)(rows * r.groups), sizeof(*r.scale));
 	r.zero = mem_new((size_t)(rows * r.groups), 1);
-	r.group_of = mem_new((size_t)cols, sizeof(*r.group_of));
-	for (int64_t i = 0; i < cols; i++)
-		r.group_of[i] = (int32_t)(i / r.label.group);
 	rc = read_scales(r.scale, r.t[SCALE]);
 	if (rc == 0)
 		read_zeros(&r);
-	if (rc == 0 && out)
-		rc = pool_run((size_t)((rows + TILE - 1) / TILE), pool_threads(), read_tile, &r);
+	if (rc == 0 && q)
+		fill(&r, q);
 	free(r.scale);
 	free(r.zero);
-	free(r.group_of);
 	return rc;
 }
 

@@ -34,9 +34,9 @@ struct format {
 	/* What loaders will not do with this result, a sentence each, appended to an array: for the log and the report. */
 	void (*notes)(const struct project *p, json_t *notes);
 	/* Reading a folder as a stranger: does its quantization_config belong to this format, and one linear of it.
-	 * decode also checks shapes, ranges and label against content (v1 zeros under a v2 label); out NULL: it checks alone. */
+	 * decode (weights.h) also checks shapes, ranges and label against content (v1 zeros under a v2 label). */
 	bool (*owns)(const json_t *quantization_config);
-	int (*decode)(const struct weights *w, const char *linear, float *out, int64_t rows, int64_t cols);
+	int (*decode)(const struct weights *w, const char *linear, struct qlinear *q, int64_t rows, int64_t cols);
 };
 
 extern const struct format *const formats[];   /* ends with NULL; see formats.c */

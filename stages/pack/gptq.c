@@ -160,7 +160,8 @@ struct reader {
 	float *scale;            /* [G, N] */
 	uint8_t *zero;           /* [G, N] */
 	int32_t *group_of;       /* [K] */
-	float *out;              /* [N, K]; NULL: not wanted */
+	struct qlinear *q;       /* NULL: not wanted */
+	uint8_t *codes;          /* q's */
 };
 
 static bool
@@ -321,34 +322,54 @@ check_zeros(const struct reader *r)
 	               r->zero[first], first / r->rows, first % r->rows, middle);
 }
 
-/* Rows [i * TILE, (i + 1) * TILE) of the weights: their streams are gathered from the columns of qweight. */
+/* Rows [i * TILE, (i + 1) * TILE) of the codes: their streams are gathered from the columns of qweight. */
 static int
 read_tile(void *own, size_t tile)
 {
 	const struct reader *r = own;
 	int64_t words = r->t[QWEIGHT]->shape[0], o = (int64_t)tile * TILE, n = o + TILE < r->rows ? TILE : r->rows - o;
-	unsigned char *streams = mem_new((size_t)words * TILE, 4);
-	uint8_t *codes = mem_new((size_t)r->cols, 1);
 	const unsigned char *p = r->t[QWEIGHT]->p;
 
 	for (int64_t k = 0; k < words; k++)
 		for (int64_t i = 0; i < n; i++)
-			memcpy(streams + (i * words + k) * 4, p + (k * r->rows + o + i) * 4, 4);
-	for (int64_t i = 0; i < n; i++) {
-		struct row row = {codes, r->scale + o + i, r->zero + o + i, r->group_of, (size_t)r->rows};
-
-		codes_unpack(codes, streams + i * words * 4, r->cols, r->label.bits);
-		row_dequant(r->out + (o + i) * r->cols, &row, r->cols);
-	}
-	free(streams);
-	free(codes);
+			memcpy(r->codes + ((o + i) * words + k) * 4, p + (k * r->rows + o + i) * 4, 4);
 	return 0;
 }
 
-static int
-decode(const struct weights *w, const char *linear, float *out, int64_t nrows, int64_t cols)
+/* Scales and zero points by row; the groups as they are. */
+static void
+turn_grid(const struct reader *r, float *scale, uint8_t *zero)
 {
-	struct reader r = {.linear = linear, .rows = nrows, .cols = cols, .out = out};
+	for (int64_t o = 0; o < r->rows; o++)
+		for (int64_t g = 0; g < r->groups; g++) {
+			scale[o * r->groups + g] = r->scale[g * r->rows + o];
+			zero[o * r->groups + g] = r->zero[g * r->rows + o];
+		}
+}
+
+/* r's groups become q's. */
+static int
+fill(struct reader *r)
+{
+	size_t n = (size_t)(r->groups * r->rows);
+	float *scale = mem_new(n, sizeof(*scale));
+	uint8_t *zero = mem_new(n, 1);
+
+	r->codes = mem_new((size_t)r->rows, codes_bytes(r->cols, r->label.bits));
+	turn_grid(r, scale, zero);
+	*r->q = (struct qlinear){
+		.bits = r->label.bits, .rows = r->rows, .cols = r->cols, .group = r->label.group < 0 ? r->cols : r->label.group,
+		.groups = r->groups, .sym = r->label.sym, .codes = r->codes, .scale = scale, .scale_type = F32, .zero = zero,
+		.group_of = r->group_of,
+	};
+	r->group_of = NULL;
+	return pool_run((size_t)((r->rows + TILE - 1) / TILE), pool_threads(), read_tile, r);
+}
+
+static int
+decode(const struct weights *w, const char *linear, struct qlinear *q, int64_t nrows, int64_t cols)
+{
+	struct reader r = {.linear = linear, .rows = nrows, .cols = cols, .q = q};
 	int rc = read_label(&r, json_object_get(w->config.json, "quantization_config"));
 
 	if (rc == 0)
@@ -365,8 +386,8 @@ decode(const struct weights *w, const char *linear, float *out, int64_t nrows, i
 		read_zeros(&r);
 		rc = check_zeros(&r);
 	}
-	if (rc == 0 && out)
-		rc = pool_run((size_t)((nrows + TILE - 1) / TILE), pool_threads(), read_tile, &r);
+	if (rc == 0 && q)
+		rc = fill(&r);
 	free(r.scale);
 	free(r.zero);
 	free(r.group_of);

@@ -242,13 +242,3 @@ read_scales(float *to, const struct tensor *t)
 	}
 	return 0;
 }
-
-void
-row_dequant(float *out, const struct row *r, int64_t cols)
-{
-	for (int64_t i = 0; i < cols; i++) {
-		size_t g = (size_t)r->group_of[i] * r->stride;
-
-		out[i] = r->scale[g] * (float)(r->codes[i] - r->zero[g]);
-	}
-}

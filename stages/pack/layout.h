@@ -54,14 +54,4 @@ int need_tensor(const struct tensor **t, const struct weights *w, const char *li
 /* Elements of a float tensor (F32, F16, BF16) as fp32; E_DATA at the first NaN or infinity. */
 int read_scales(float *to, const struct tensor *t);
 
-/* Dense weights from unpacked codes of one row: out[i] = scale[g] * (code[i] - zero[g]), g = group_of[i]. */
-struct row {
-	const uint8_t *codes;
-	const float *scale;          /* by group, stride apart */
-	const uint8_t *zero;
-	const int32_t *group_of;
-	size_t stride;
-};
-void row_dequant(float *out, const struct row *r, int64_t cols);
-
 #endif

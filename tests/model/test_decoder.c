@@ -15,6 +15,7 @@
 #include "qjob/base/err.h"
 #include "qjob/base/file.h"
 #include "qjob/base/mem.h"
+#include "qjob/model/qlinear.h"
 
 #define MODELS QJOB_TESTS_DIR "/golden/models/"
 
@@ -463,20 +464,52 @@ steps_make_a_block(void **state)
 	dev_close(d);
 }
 
-/* Stands in for a format: takes the weight from the model that was not packed. */
+/* Stands in for a format: 8 bits of the weight of the model that was not packed, at a scale of 1/64. */
 static int
-decode(const struct weights *w, const char *linear, float *out, int64_t rows, int64_t cols)
+decode(const struct weights *w, const char *linear, struct qlinear *q, int64_t rows, int64_t cols)
 {
-	char name[256];
 	const struct tensor *t;
+	size_t n = (size_t)(rows * cols);
+	float *scale = mem_new((size_t)rows, sizeof(*scale));
+	uint8_t *codes = mem_new(n, 1);
+	char name[256];
 
 	snprintf(name, sizeof(name), "%s.weight", linear);
 	t = weights_find(w->decode_own, name);
 	assert_non_null(t);
 	assert_int_equal(t->shape[0], rows);
 	assert_int_equal(t->shape[1], cols);
-	memcpy(out, t->p, t->bytes);
+	for (size_t i = 0; i < n; i++)
+		codes[i] = (uint8_t)(int)fmaxf(0, fminf(255, rintf(((const float *)t->p)[i] * 64) + 128));
+	for (int64_t o = 0; o < rows; o++)
+		scale[o] = 1.f / 64;
+	*q = (struct qlinear){.bits = 8, .rows = rows, .cols = cols, .group = cols, .groups = 1, .sym = true, .codes = codes,
+	                      .scale = scale, .scale_type = F32};
 	return 0;
+}
+
+/* The linears of the plain model become what decode makes of them, in memory that the caller frees after the model. */
+static float *
+round_linears(struct golden *g)
+{
+	const struct weights self = {.decode_own = &g->w};
+	float *room = mem_new(g->w.files[0].st.view.n, 1), *dense = room;
+
+	for (size_t i = 0; i < g->w.files[0].st.n; i++) {
+		struct tensor *t = &g->w.files[0].st.v[i];
+		char linear[256];
+		struct qlinear q;
+
+		if (!strstr(t->name, "_proj"))
+			continue;
+		snprintf(linear, sizeof(linear), "%.*s", (int)(strlen(t->name) - strlen(".weight")), t->name);
+		decode(&self, linear, &q, t->shape[0], t->shape[1]);
+		qlinear_dequant(&q, dense);
+		qlinear_free(&q);
+		t->p = dense;
+		dense += t->bytes / sizeof(*dense);
+	}
+	return room;
 }
 
 /* The same model under other names: its linears hidden behind a quantization_config, as formats do. */
@@ -485,6 +518,7 @@ packed_linears_are_decoded(void **state)
 {
 	struct dev *d = device(0, MATH_F32);
 	struct golden plain, packed;
+	float *room;
 
 	(void)state;
 	golden_open(&plain, "llama");
@@ -498,6 +532,7 @@ packed_linears_are_decoded(void **state)
 	assert_false(weights_is_packed(&packed.w, "lm_head"));
 	packed.w.decode = decode;
 	packed.w.decode_own = &plain.w;
+	room = round_linears(&plain);
 	run(&plain, d, true, 0, plain.n, plain.seqlen);
 	run(&packed, d, true, 0, plain.n, plain.seqlen);
 	assert_memory_equal(plain.out, packed.out, plain.room * sizeof(*plain.out));
@@ -510,6 +545,7 @@ packed_linears_are_decoded(void **state)
 	}
 	golden_close(&plain);
 	golden_close(&packed);
+	free(room);
 	dev_close(d);
 }
 

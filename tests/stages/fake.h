@@ -265,4 +265,17 @@ fake_run(struct fake *f, const struct graph *g, const char *name, struct buf *lo
 	return rc;
 }
 
+/* As w->decode, with dense numbers. */
+static inline int
+decode_dense(const struct weights *w, const char *linear, float *out, int64_t rows, int64_t cols)
+{
+	struct qlinear q = {0};
+	int rc = w->decode(w, linear, &q, rows, cols);
+
+	if (rc == 0)
+		qlinear_dequant(&q, out);
+	qlinear_free(&q);
+	return rc;
+}
+
 #endif

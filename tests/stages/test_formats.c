@@ -89,7 +89,7 @@ decodes_peers(void **state)
 			int64_t rows = part_rows(&w.config, parts[i]), cols = part_cols(&w.config, parts[i]);
 			float *out = mem_new((size_t)(rows * cols), sizeof(*out));
 
-			assert_ok(w.decode(&w, names[i], out, rows, cols));
+			assert_ok(decode_dense(&w, names[i], out, rows, cols));
 			sha256_add(h, out, (size_t)(rows * cols) * sizeof(*out));
 			free(out);
 			free(names[i]);
@@ -299,7 +299,7 @@ round_trip(struct fake *f, const struct choice *c, enum dtype scale, bool order,
 
 	fake_linear(&l, c, scale, f->s.format->zero_min(f->s.format_params, c->sym), order, seed);
 	memory_make(&m, f, c, &l.q);
-	assert_ok(m.w.decode(&m.w, c->name, got, c->rows, c->cols));
+	assert_ok(decode_dense(&m.w, c->name, got, c->rows, c->cols));
 	qlinear_dequant(&l.q, want);
 	assert_memory_equal(got, want, n * sizeof(*want));
 	memory_free(&m);
@@ -542,9 +542,9 @@ refuses_faults(void **state)
 		one_choice(&f, 4, 32, true);
 		fake_linear(&l, &f.p.choices[0], *faults[i].format == 'g' ? F16 : F32, 0, false, 3);
 		memory_make(&m, &f, &f.p.choices[0], &l.q);
-		assert_ok(m.w.decode(&m.w, LINEAR, out, 96, 160));
+		assert_ok(decode_dense(&m.w, LINEAR, out, 96, 160));
 		faults[i].harm(&m);
-		assert_int_equal(m.w.decode(&m.w, LINEAR, out, 96, 160), E_DATA);
+		assert_int_equal(decode_dense(&m.w, LINEAR, out, 96, 160), E_DATA);
 		assert_string_equal(err_text(), faults[i].text);
 		memory_free(&m);
 		fake_linear_free(&l);

@@ -124,7 +124,7 @@ assert_packed(struct packed *k)
 			continue;
 		want = mem_new(n, sizeof(*want));
 		got = mem_new(n, sizeof(*got));
-		assert_ok(w.decode(&w, c->name, got, c->rows, c->cols));
+		assert_ok(decode_dense(&w, c->name, got, c->rows, c->cols));
 		qlinear_dequant(&k->linears[i].q, want);
 		assert_memory_equal(got, want, n * sizeof(*got));
 		free(want);
