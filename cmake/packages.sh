@@ -2,7 +2,7 @@
 # Packages of Debian 12 and Ubuntu 24.04, and their installing.  Sourced by scripts; sets packages_build, packages_test.
 
 packages_build='build-essential cmake ninja-build pkg-config libyaml-dev libjansson-dev libssl-dev libxxhash-dev libpcre2-dev
-libutf8proc-dev libarchive-dev libdnnl-dev libopenblas-dev'
+libutf8proc-dev libarchive-dev zlib1g-dev libzstd-dev liblz4-dev libsnappy-dev libdnnl-dev libopenblas-dev'
 
 # The run-time of clang's sanitizers and fuzzer is named after its version.
 packages_clang() {

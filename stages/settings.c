@@ -23,10 +23,10 @@ static const struct param model_rows[] = {
 
 static const struct param calibration_rows[] = {
 	{"dataset", PARAM_TREE, AT(calibration_params, dataset), NULL, 0, 0, NULL,
-	 "text that the model meets in use: a file (.txt, .jsonl), a folder, {file, field, kind}, a list, or synthetic:tokens",
+	 "text that the model meets in use: a file (.txt, .jsonl, .parquet), a folder, {file, field, kind}, a list, or synthetic:tokens",
 	 NULL, 0, PARAM_UNKEYED},
 	{"field", PARAM_TEXT, AT(calibration_params, field), "text", 0, 0, NULL,
-	 "the field of JSONL lines that holds the text", NULL, 0, 0},
+	 "the field of JSONL lines, or the column of Parquet files, that holds the text", NULL, 0, 0},
 	{"windows", PARAM_WORD, AT(calibration_params, windows), "concat", 0, 0, "concat random",
 	 "how samples are cut from the joined text: in order, or at places drawn by the seed", NULL, 0, 0},
 	{"samples", PARAM_INT, AT(calibration_params, samples), "128", 1, 1 << 20, NULL,
@@ -79,7 +79,7 @@ static const struct param perplexity_rows[] = {
 	{"dataset", PARAM_TREE, AT(perplexity_params, dataset), NULL, 0, 0, NULL,
 	 "text to measure perplexity on, original and quantized: as calibration.dataset", NULL, 0, PARAM_UNKEYED},
 	{"field", PARAM_TEXT, AT(perplexity_params, field), "text", 0, 0, NULL,
-	 "the field of JSONL lines that holds the text", NULL, 0, 0},
+	 "the field of JSONL lines, or the column of Parquet files, that holds the text", NULL, 0, 0},
 	{"split", PARAM_TEXT, AT(perplexity_params, split), NULL, 0, 0, NULL,
 	 "the split of a named data set", NULL, 0, 0},
 	{"seqlen", PARAM_INT, AT(perplexity_params, seqlen), "2048", 2, 1 << 20, NULL,

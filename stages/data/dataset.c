@@ -159,8 +159,8 @@ add_path(struct sources *s, const struct yaml *y, const char *field, const struc
 	if (is_type(path, S_IFDIR)) {
 		add_folder(s, y->at, path, field, kind);
 	} else {
-		char *more = mem_format(" is neither a file nor a folder (tried %s); give a text file, a .jsonl file or a folder of "
-		                        "such: data sets of a hub are not fetched", path);
+		char *more = mem_format(" is neither a file nor a folder (tried %s); give a text file, a .jsonl or .parquet file or a "
+		                        "folder of such: data sets of a hub are not fetched", path);
 
 		tell(s, y->at, "", y->text, more);
 		free(more);
@@ -209,7 +209,7 @@ add_map(struct sources *s, const struct yaml *map)
 	if (kind != NULL) {
 		k = data_kind_named(kind->text);
 		if (k == NULL || k->read == NULL) {
-			tell(s, kind->at, "kind ", kind->text, " is not one of text, jsonl, wikitext");
+			tell(s, kind->at, "kind ", kind->text, " is not one of text, jsonl, parquet, wikitext");
 			return;
 		}
 	}

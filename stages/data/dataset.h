@@ -4,7 +4,8 @@
  * path is a file or a folder (all its files, sorted by name; hidden ones and folders in it are left out).  What a file holds is
  * told by its name or by `kind` (kind.h); .gz, .xz, .zst and .bz2 are unpacked.  Every function takes NULL for no data set.
  *
- * A plain text file is one document.  So is each line of JSONL and each text of a list; empty ones are left out.  A field of JSONL
+ * A plain text file is one document.  So is each line of JSONL, each row of Parquet and each text of a list; empty ones are left
+ * out.  A field of JSONL
  * (or input_ids, where a line lacks the field) may hold a list of token ids in place of a text: it is taken as it is, so published
  * calibration sets can be repeated to the token, and models without a tokenizer be calibrated.
  *

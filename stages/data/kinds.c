@@ -8,7 +8,7 @@ const struct data_kind data_kinds[] = {
 	{"jsonl",    ".jsonl .ndjson",              true,  read_jsonl,     NULL},
 	{"wikitext", "",                            false, read_wikitext,  NULL},
 	{"json",     ".json",    false, NULL, "write one JSON object a line into a .jsonl file"},
-	{"parquet",  ".parquet", false, NULL, "write one JSON object a line into a .jsonl file"},
+	{"parquet",  ".parquet",                    true,  read_parquet,   NULL},
 	{"arrow",    ".arrow",   false, NULL, "write one JSON object a line into a .jsonl file"},
 	{"csv",      ".csv .tsv", false, NULL, "write one JSON object a line into a .jsonl file"},
 	{"archive",  ".zip .tar .tgz .7z", false, NULL, "unpack it and name the folder"},

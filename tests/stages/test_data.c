@@ -198,8 +198,8 @@ reads_folders_in_order(void **state)
 	put(p, "data/c.jsonl", "{\"text\":\"C\"}");
 	put(p, "data/inner/d.txt", "no");
 	reads(p, "data", "<capital><A><B><C>");
-	put(p, "data/x.parquet", "PAR1");
-	words = mem_format(":1:8: data: '%s/data/x.parquet': parquet files are not read; write one JSON object a line "
+	put(p, "data/x.arrow", "ARROW1");
+	words = mem_format(":1:8: data: '%s/data/x.arrow': arrow files are not read; write one JSON object a line "
 	                   "into a .jsonl file", p.dir);
 	refuses(p, "{file: data}", words);
 	free(words);
@@ -281,8 +281,7 @@ says_what_it_cannot_read(void **state)
 	assert_ok(dir_make(empty));
 	put(p, "a.txt", "A");
 	words = mem_format(":1:1: data: 'wikitext2' is neither a file nor a folder (tried %s/wikitext2); give a text file, "
-	                   "a .jsonl file or a "
-	                   "folder of such: data sets of a hub are not fetched", p.dir);
+	                   "a .jsonl or .parquet file or a folder of such: data sets of a hub are not fetched", p.dir);
 	refuses(p, "wikitext2", words);
 	free(words);
 	words = mem_format(":1:1: data: folder '%s' has no files", empty);
@@ -293,7 +292,7 @@ says_what_it_cannot_read(void **state)
 	refuses(p, "[a.txt]", ":1:2: data: 'a.txt' is a file, but an item of a list is a text; write {file: PATH} to read it");
 	refuses(p, "[{field: x}]", ":1:2: data: a map without 'file'");
 	refuses(p, "{file: a.txt, split: test}", ":1:15: data: unknown key 'split'; known: file, field, kind");
-	refuses(p, "{file: a.txt, kind: csv}", ":1:21: data: kind 'csv' is not one of text, jsonl, wikitext");
+	refuses(p, "{file: a.txt, kind: csv}", ":1:21: data: kind 'csv' is not one of text, jsonl, parquet, wikitext");
 	refuses(p, "{file: [a.txt]}", ":1:8: data: 'file' is not a text");
 	refuses(p, "[{role: user}]", ":1:3: data: 'role': chat messages are not read yet; give their text");
 	put(p, "c.jsonl", "{\"text\":\"x\"}\n{\"body\":\"x\"}\n");
