@@ -209,7 +209,7 @@ add_map(struct sources *s, const struct yaml *map)
 	if (kind != NULL) {
 		k = data_kind_named(kind->text);
 		if (k == NULL || k->read == NULL) {
-			tell(s, kind->at, "kind ", kind->text, " is not one of text, jsonl, parquet, wikitext");
+			tell(s, kind->at, "kind ", kind->text, " is not one of text, jsonl, parquet, archive, wikitext");
 			return;
 		}
 	}

@@ -2,12 +2,12 @@
  *
  * The tree of a recipe's `dataset` is a path, a map {file: PATH, field: NAME, kind: NAME}, or a list of texts and such maps.  A
  * path is a file or a folder (all its files, sorted by name; hidden ones and folders in it are left out).  What a file holds is
- * told by its name or by `kind` (kind.h); .gz, .xz, .zst and .bz2 are unpacked.  Every function takes NULL for no data set.
+ * told by its name or by `kind` (kind.h); .gz, .xz, .zst and .bz2 are unpacked, and the files of .zip, .tar and .7z archives are
+ * read one by one.  Every function takes NULL for no data set.
  *
  * A plain text file is one document.  So is each line of JSONL, each row of Parquet and each text of a list; empty ones are left
- * out.  A field of JSONL
- * (or input_ids, where a line lacks the field) may hold a list of token ids in place of a text: it is taken as it is, so published
- * calibration sets can be repeated to the token, and models without a tokenizer be calibrated.
+ * out.  A field of JSONL (or input_ids, where a line lacks the field) may hold a list of token ids in place of a text: it is taken
+ * as it is, so published calibration sets can be repeated to the token, and models without a tokenizer be calibrated.
  *
  * The path `synthetic:tokens?seed=S` (seed: 0 by default) is one list of made-up ids, uniform below the vocabulary: for benchmarks. */
 #ifndef QJOB_STAGES_DATA_DATASET_H

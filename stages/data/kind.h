@@ -24,6 +24,7 @@ const struct data_kind *data_kind_named(const char *name);       /* NULL: unknow
 int read_text_file(const char *path, const char *content, size_t n, const char *field, struct document_sink to);
 int read_wikitext(const char *path, const char *content, size_t n, const char *field, struct document_sink to);
 int read_jsonl(const char *path, const char *content, size_t n, const char *field, struct document_sink to);
+int read_archive(const char *path, const char *content, size_t n, const char *field, struct document_sink to);
 int read_parquet(const char *path, const char *content, size_t n, const char *field, struct document_sink to);
 
 /* ---- content.c ---- */

@@ -11,7 +11,7 @@ const struct data_kind data_kinds[] = {
 	{"parquet",  ".parquet",                    true,  read_parquet,   NULL},
 	{"arrow",    ".arrow",   false, NULL, "write one JSON object a line into a .jsonl file"},
 	{"csv",      ".csv .tsv", false, NULL, "write one JSON object a line into a .jsonl file"},
-	{"archive",  ".zip .tar .tgz .7z", false, NULL, "unpack it and name the folder"},
+	{"archive",  ".zip .tar .tgz .7z",          true,  read_archive,   NULL},
 	{0},
 };
 

@@ -237,6 +237,64 @@ pack(const char *path, const char *text, size_t n, int (*filter)(struct archive 
 	archive_write_free(a);
 }
 
+/* An archive of those files, one a name; NULL ends them. */
+static void
+archive(const char *path, const char *const files[][2], int (*format)(struct archive *), int (*filter)(struct archive *))
+{
+	struct archive *a = archive_write_new();
+
+	assert_int_equal(format(a), ARCHIVE_OK);
+	assert_int_equal(filter(a), ARCHIVE_OK);
+	assert_int_equal(archive_write_open_filename(a, path), ARCHIVE_OK);
+	for (size_t i = 0; files[i][0]; i++) {
+		struct archive_entry *e = archive_entry_new();
+		size_t n = strlen(files[i][1]);
+
+		archive_entry_set_pathname(e, files[i][0]);
+		archive_entry_set_filetype(e, AE_IFREG);
+		archive_entry_set_perm(e, 0644);
+		archive_entry_set_size(e, (la_int64_t)n);
+		assert_int_equal(archive_write_header(a, e), ARCHIVE_OK);
+		assert_int_equal(archive_write_data(a, files[i][1], n), n);
+		archive_entry_free(e);
+	}
+	assert_int_equal(archive_write_close(a), ARCHIVE_OK);
+	archive_write_free(a);
+}
+
+/* Each as its name says, in the archive's order. */
+static void
+reads_archives(void **state)
+{
+	static const char *const files[][2] = {
+		{"data/b.txt", "B"}, {"data/.hidden", "no"}, {"a.jsonl", "{\"text\":\"A\"}\n{\"text\":\"AA\"}\n"},
+		{"__MACOSX/b.txt", "no"}, {0},
+	};
+	static const char *const bad[][2] = {{"b.txt", "B"}, {"x/a.jsonl", "[1]"}, {0}}, *const odd[][2] = {{"a.csv", "1,2"}, {0}};
+	struct place_of p = begin();
+	char *path = path_join(p.dir, "x.zip");
+
+	(void)state;
+	archive(path, files, archive_write_set_format_zip, archive_write_add_filter_none);
+	reads(p, "x.zip", "<B><A><AA>");
+	archive(path, bad, archive_write_set_format_zip, archive_write_add_filter_none);
+	fails(p, "x.zip", E_DATA, "x.zip: x/a.jsonl: line 1: not a JSON object");
+	archive(path, odd, archive_write_set_format_zip, archive_write_add_filter_none);
+	fails(p, "x.zip", E_USE, "x.zip: a.csv: csv files are not read there; write one JSON object a line into a .jsonl file");
+	put(p, "x.zip", "no archive at all");
+	fails(p, "x.zip", E_DATA, "x.zip: Unrecognized archive format");
+	free(path);
+	path = path_join(p.dir, "x.tar.gz");
+	archive(path, files, archive_write_set_format_ustar, archive_write_add_filter_gzip);
+	reads(p, "x.tar.gz", "<B><A><AA>");
+	free(path);
+	path = path_join(p.dir, "x.tgz");
+	archive(path, files, archive_write_set_format_ustar, archive_write_add_filter_gzip);
+	reads(p, "x.tgz", "<B><A><AA>");
+	free(path);
+	end(p);
+}
+
 static void
 unpacks(void **state)
 {
@@ -292,7 +350,7 @@ says_what_it_cannot_read(void **state)
 	refuses(p, "[a.txt]", ":1:2: data: 'a.txt' is a file, but an item of a list is a text; write {file: PATH} to read it");
 	refuses(p, "[{field: x}]", ":1:2: data: a map without 'file'");
 	refuses(p, "{file: a.txt, split: test}", ":1:15: data: unknown key 'split'; known: file, field, kind");
-	refuses(p, "{file: a.txt, kind: csv}", ":1:21: data: kind 'csv' is not one of text, jsonl, parquet, wikitext");
+	refuses(p, "{file: a.txt, kind: csv}", ":1:21: data: kind 'csv' is not one of text, jsonl, parquet, archive, wikitext");
 	refuses(p, "{file: [a.txt]}", ":1:8: data: 'file' is not a text");
 	refuses(p, "[{role: user}]", ":1:3: data: 'role': chat messages are not read yet; give their text");
 	put(p, "c.jsonl", "{\"text\":\"x\"}\n{\"body\":\"x\"}\n");
@@ -586,6 +644,7 @@ main(void)
 		cmocka_unit_test(keeps_nul_in_jsonl),
 		cmocka_unit_test(reads_folders_in_order),
 		cmocka_unit_test(reads_wikitext),
+		cmocka_unit_test(reads_archives),
 		cmocka_unit_test(unpacks),
 		cmocka_unit_test(says_what_it_cannot_read),
 		cmocka_unit_test(made_up_ids_follow_their_seed),
