@@ -14,16 +14,25 @@
 #include "qjob/cli/summary.h"
 #include "qjob/engine/plan.h"
 #include "qjob/engine/stamp.h"
+#include "stages/pack/format.h"
+#include "stages/quant/method.h"
 
 /* ---- nothing to do ---- */
 
+/* What the recipe does not say: where it runs, and by which versions of what. */
 static void
 begin_stamp(struct stamp *stamp, const struct session *s, const struct variant *v)
 {
-	char *further = mem_format("device %s isa %s", s->dev.name ? s->dev.name : "auto", s->dev.isa ? s->dev.isa : "auto");
+	const struct settings *set = &v->settings;
+	struct buf further = {0};
 
-	stamp_begin(stamp, &v->settings, further);
-	free(further);
+	buf_printf(&further, "device %s isa %s", s->dev.name ? s->dev.name : "auto", s->dev.isa ? s->dev.isa : "auto");
+	for (const struct stage *const *stage = stages; *stage; stage++)
+		buf_printf(&further, " %s %d", (*stage)->name, (*stage)->version);
+	buf_printf(&further, " method %s %d format %s %d", set->method->name, set->method->version, set->format->name,
+	           set->format->version);
+	stamp_begin(stamp, set, buf_text(&further));
+	buf_release(&further);
 }
 
 static void
